@@ -1,0 +1,102 @@
+"""Configuration: one frozen model per stage, read from and written to YAML.
+
+Each stage declares its own subclass of `Config` in its own file, with a unit and a meaning for
+every field. The same tree is stored in everything that the stage writes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import ConfigError
+
+__all__ = ["Config"]
+
+
+class Config(BaseModel):
+    """A frozen tree of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, tree: Any, source: str = "configuration") -> Self:
+        """Check a tree of plain values.
+
+        Raises
+        ------
+        ConfigError
+            Naming the source, the key, the value and what is allowed.
+        """
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{source}: expected a mapping of settings, got {type(tree).__name__}")
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_explain(cls, error)}") from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a YAML file (see `parse`)."""
+        return cls.parse(read_yaml(path), str(path))
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "configuration") -> Self:
+        """Read what `to_json` wrote."""
+        return cls.parse(json.loads(text), source)
+
+    def to_json(self) -> str:
+        """The whole tree as JSON, as stored beside every result."""
+        return self.model_dump_json()
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Parse a YAML file into plain values.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, a directory, not text or not YAML.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a YAML file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise ConfigError(f"{path}: is not valid YAML: {line}") from None
+
+
+def _explain(cls: type[Config], error: ValidationError) -> str:
+    """One line for the first thing that is wrong; the others are counted."""
+    problems = error.errors()
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or cls.__name__
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_fields_at(cls, first["loc"][:-1])))
+        text = f"unknown key '{key}'; allowed here: {known}"
+    elif first["type"] == "missing":
+        text = f"'{key}' is missing"
+    else:
+        text = f"{key}: {first['msg']}, got {first.get('input')!r}"
+    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _fields_at(cls: type[BaseModel], location: tuple) -> list[str]:
+    for part in location:
+        field = cls.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            cls = field.annotation
+    return list(cls.model_fields)

@@ -1,0 +1,1 @@
+"""The file of images: its layout, its writer, its reader and its splits."""

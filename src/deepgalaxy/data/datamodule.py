@@ -1,0 +1,81 @@
+"""Batches for training: split by encounter, in an order that does not depend on the number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from ..labels import LABELS
+from .reader import Dataset
+
+__all__ = ["EncounterImages", "GlobalBatches", "loader"]
+
+
+class EncounterImages(TorchDataset):
+    """Images and labels as tensors.
+
+    Parameters
+    ----------
+    dataset : the file.
+    indices : (n,) which of its images.
+    """
+
+    def __init__(self, dataset: Dataset, indices: np.ndarray):
+        self.dataset, self.indices = dataset, np.asarray(indices)
+        n_cameras = int(dataset.camera.max()) + 1
+        self.labels = {label.name: dataset.labels[label.column].astype(np.float32) for label in LABELS}
+        self.labels["stage"] = dataset.labels["stage"]
+        self.labels["time_camera"] = (dataset.snapshot * n_cameras + dataset.camera).astype(np.int64)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitems__(self, positions):
+        """One whole batch: image (B, H, W), pixel_scale (B,), index (B,) and the labels (B,)."""
+        index = self.indices[np.asarray(positions)]
+        batch = {"image": torch.from_numpy(self.dataset.images(index)),
+                 "pixel_scale": torch.from_numpy(self.dataset.labels["pixel_scale"][index].astype(np.float32)),
+                 "index": torch.from_numpy(index.astype(np.int64))}
+        batch.update({name: torch.from_numpy(values[index]) for name, values in self.labels.items()})
+        return batch
+
+
+class GlobalBatches(Sampler):
+    """Batches of positions, cut from an endless stream of permutations.
+
+    Step k of epoch e takes the same images whatever the number of workers; worker r has every
+    world-th of them from r on.
+    """
+
+    def __init__(self, n: int, batch_size: int, images_per_epoch: int, seed: int, rank: int = 0, world: int = 1):
+        if batch_size % world:
+            raise ValueError(f"batch_size {batch_size} must be a multiple of {world} workers")
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.steps = max(1, images_per_epoch // batch_size)
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        first = self.epoch * self.steps * self.batch_size
+        wanted = np.arange(first, first + self.steps * self.batch_size)
+        stream = np.empty(len(wanted), np.int64)
+        for turn in np.unique(wanted // self.n):
+            permutation = np.random.default_rng([self.seed, int(turn)]).permutation(self.n)
+            here = wanted // self.n == turn
+            stream[here] = permutation[wanted[here] % self.n]
+        for k in range(self.steps):
+            yield stream[k * self.batch_size:(k + 1) * self.batch_size][self.rank::self.world].tolist()
+
+
+def loader(images: EncounterImages, batches, workers: int = 0) -> DataLoader:
+    """A DataLoader over batches of positions."""
+    return DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=lambda batch: batch,
+                      persistent_workers=workers > 0)

@@ -1,0 +1,86 @@
+"""From simulated light to frames, as they are shown in training and evaluation.
+
+The observed canvas passes through `preprocess` exactly as a real picture does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .preprocess import FRAME_PIXELS, Framing, cut_frames, find_frames, stretch
+from .realism import RealismConfig, draw, observe
+
+__all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds"]
+
+
+@dataclass
+class Observation:
+    """B frames as the model sees them."""
+
+    frames: torch.Tensor  #: (B, 1, 112, 112) stretched
+    scale: torch.Tensor  #: (B,) log10(frame side / 100 kpc), NaN where the pixel scale is unknown
+    ideal: torch.Tensor  #: (K, 1, 112, 112) the first K frames without sky, stars and noise
+
+
+def light_from_stored(images: torch.Tensor, logarithmic: bool = True) -> torch.Tensor:
+    """Stored images (B, H, W) as linear light (B, 1, H, W)."""
+    images = images[:, None].float()
+    return torch.where(images > 0, torch.pow(10.0, images), torch.zeros_like(images)) if logarithmic else images
+
+
+def image_seeds(seed: int, epoch: int, indices) -> np.ndarray:
+    """A 62-bit seed for every image, that depends on nothing but these numbers (splitmix64)."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(indices, np.uint64) + np.uint64(seed * 1_000_003 + epoch) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return (x ^ (x >> np.uint64(31))) >> np.uint64(2)
+
+
+@torch.no_grad()
+def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realism: RealismConfig | None,
+                   realistic: float = 1.0, jitter: bool = False, n_ideal: int = 0,
+                   size: int = FRAME_PIXELS) -> Observation:
+    """Observe, frame and stretch simulated light.
+
+    Parameters
+    ----------
+    light : (B, 1, S, S) linear.
+    pixel_scale : (B,) kpc per pixel, NaN where unknown.
+    seeds : (B,) one per image.
+    realism : what observation does to images; None for clean ones.
+    realistic : share of the images that it is done to.
+    jitter : mirror, and misplace the frame a little, as training wants it.
+    n_ideal : for how many of the images the undisturbed frame is asked for too.
+    """
+    b, canvas, ideal, zoom = len(light), light, light, torch.ones(len(light))
+    if realism is not None:
+        draws = draw(seeds, light.shape[-1])
+        observed, moved, factor = observe(light, draws, realism)
+        active = draws.u[:, 31] < realistic
+        pick = active[:, None, None, None]
+        canvas, ideal = torch.where(pick, observed, light), torch.where(pick, moved, light)
+        zoom = torch.where(active, factor, zoom)
+    framing = find_frames(canvas)
+    if jitter:
+        framing = _jitter(framing, seeds)
+    frames = stretch(cut_frames(canvas, framing, size))
+    first = Framing(*(getattr(framing, name)[:n_ideal] for name in Framing.__dataclass_fields__))
+    ideal = stretch(cut_frames(ideal[:n_ideal], first, size)) if n_ideal else frames[:0]
+    if jitter:
+        rng = np.random.default_rng(int(seeds[0]))
+        for axis, mask in zip((2, 3), rng.random((2, b)) < 0.5, strict=True):
+            mask = torch.from_numpy(mask)[:, None, None, None]
+            frames = torch.where(mask, frames.flip(axis), frames)
+            ideal = torch.where(mask[:n_ideal], ideal.flip(axis), ideal)
+    side = torch.from_numpy(framing.half_side).float() * light.shape[-1] * pixel_scale / zoom
+    return Observation(frames, torch.log10(side / 100), ideal)
+
+
+def _jitter(framing: Framing, seeds) -> Framing:
+    rng = [np.random.default_rng(int(s)) for s in seeds]
+    n = np.array([g.standard_normal(4) for g in rng])
+    return framing.jittered(0.05 * n[:, :2], np.exp(0.1 * n[:, 2]), np.radians(6) * n[:, 3])

@@ -1,0 +1,217 @@
+"""One normalisation for simulated and real pictures: find the light, frame it, stretch it.
+
+A picture of any size becomes a *frame*: a square of 112 pixels, centred on the light that belongs
+together, scaled to its extent and turned so that its long axis lies horizontally; background
+taken off, and stretched by an asinh between noise and peak. Simulated images pass through the
+same functions in training, with their sky, stars and neighbours drawn in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import ImageError
+
+__all__ = ["FRAME_PIXELS", "Framing", "find_frames", "cut_frames", "stretch", "to_canvas", "quantile"]
+
+#: Pixels on a side of a frame.
+FRAME_PIXELS = 112
+
+#: Light is searched for on a grid of this many cells on a side.
+_GRID = 40
+
+#: The frame's half side over the radius that holds 97 % of the detected cells.
+_MARGIN = 1.35
+
+
+@dataclass
+class Framing:
+    """Where the frames of B canvases lie; lengths in units of the canvas's half side."""
+
+    centre: np.ndarray  #: (B, 2) x, y in -1..1
+    half_side: np.ndarray  #: (B,)
+    angle: np.ndarray  #: (B,) radians of the long axis from +x, counter-clockwise
+    found: np.ndarray  #: (B,) bool, False where no light stands out and the whole canvas is framed
+    crowded: np.ndarray  #: (B,) number of detected pieces of light that were left out
+
+    def jittered(self, shift: np.ndarray, zoom: np.ndarray, turn: np.ndarray) -> Framing:
+        """Moved by shift (B, 2) half sides, enlarged by zoom (B,) and turned by radians (B,)."""
+        return Framing(self.centre + shift * self.half_side[:, None], self.half_side * zoom,
+                       self.angle + turn, self.found, self.crowded)
+
+
+def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 320) -> tuple[torch.Tensor, float]:
+    """Pad a picture to a square with its background, and reduce it to at most `size` pixels on a side.
+
+    Parameters
+    ----------
+    pixels : (H, W) float, y upwards.
+    mask : (H, W) bool, True where there is no value; filled with the background.
+
+    Returns
+    -------
+    canvas : (1, 1, S, S) float32.
+    canvas_pixel : pixels of the picture per pixel of the canvas.
+
+    Raises
+    ------
+    ImageError
+        If all pixels are masked, or all are equal.
+    """
+    pixels = np.asarray(pixels, np.float32)
+    valid = pixels[~mask] if mask is not None else pixels
+    if valid.size == 0 or float(np.ptp(valid)) == 0:
+        raise ImageError("holds no light: all its valid pixels are equal")
+    # Large offsets and tiny fluxes both lose digits in float32; one affine map takes care of them.
+    low, high = float(valid.min()), float(np.quantile(valid, 0.999))
+    high = high if high > low else float(valid.max())
+    pixels = (pixels - low) / (high - low)
+    background = float(np.median(_border(pixels[None])[0]))
+    if mask is not None:
+        pixels = np.where(mask, background, pixels)
+    height, width = pixels.shape
+    side = max(height, width)
+    square = np.full((side, side), background, np.float32)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top:top + height, left:left + width] = pixels
+    canvas = torch.from_numpy(square)[None, None]
+    if side > size:
+        canvas = F.interpolate(canvas, size=(size, size), mode="area")
+    return canvas, side / canvas.shape[-1]
+
+
+def _border(images: np.ndarray) -> np.ndarray:
+    """The outer 6 % of images (B, H, W) as (B, K)."""
+    b, h, w = images.shape
+    k = max(2, int(0.06 * min(h, w)))
+    return np.concatenate([images[:, :k].reshape(b, -1), images[:, -k:].reshape(b, -1),
+                           images[:, k:-k, :k].reshape(b, -1), images[:, k:-k, -k:].reshape(b, -1)], axis=1)
+
+
+def find_frames(canvas: torch.Tensor) -> Framing:
+    """Find the light that belongs together in each canvas.
+
+    The canvas is reduced to a coarse grid, where galaxies stand out of the noise and stars shrink
+    to single cells; connected cells above the background form pieces; the main piece and those
+    that rival it in area and light make the frame.
+
+    Parameters
+    ----------
+    canvas : (B, 1, S, S) float.
+    """
+    from scipy.ndimage import label
+
+    coarse = F.interpolate(_without_stars(canvas), size=(_GRID, _GRID), mode="area")[:, 0].cpu().numpy()
+    border = _border(coarse)
+    background = np.minimum(np.median(border, axis=1), np.median(coarse.reshape(len(coarse), -1), axis=1))
+    # Noise from neighbouring differences, which gradients and smooth light hardly touch.
+    step = np.abs(np.diff(border, axis=1))
+    noise = 1.05 * np.median(step, axis=1)
+    light = coarse - background[:, None, None]
+    peak = np.quantile(light.reshape(len(light), -1), 0.995, axis=1)
+    threshold = np.maximum(4 * noise, 0.06 * np.maximum(peak, 1e-12))
+    axis = (np.arange(_GRID) + 0.5) * 2 / _GRID - 1
+    gx, gy = np.meshgrid(axis, axis)
+    n = len(coarse)
+    out = Framing(np.zeros((n, 2)), np.ones(n), np.zeros(n), np.zeros(n, bool), np.zeros(n, int))
+    for b in range(n):
+        pieces, count = label(light[b] > threshold[b], structure=np.ones((3, 3)))
+        if count == 0:
+            continue
+        flat = pieces.ravel()
+        positive = np.maximum(light[b], 0).ravel()
+        area = np.bincount(flat, minlength=count + 1)[1:]
+        flux = np.bincount(flat, weights=positive, minlength=count + 1)[1:]
+        x = np.bincount(flat, weights=gx.ravel(), minlength=count + 1)[1:] / area
+        y = np.bincount(flat, weights=gy.ravel(), minlength=count + 1)[1:] / area
+        main = int(np.argmax(area * np.exp(-(x**2 + y**2) / 0.5)))
+        distance = np.hypot(x - x[main], y - y[main])
+        # A companion is of a size with the main piece, and no further than three of its diameters.
+        reach = np.clip(6 * np.sqrt(area[main] / np.pi) * 2 / _GRID, 0.3, 1.0)
+        keep = (area > 0.15 * area[main]) & (flux > 0.07 * flux[main]) & (distance < reach) & (area >= 4)
+        keep[main] = True
+        if area[main] < 3:
+            continue
+        member = np.concatenate([[False], keep])[flat]
+        px, py, weight = gx.ravel()[member], gy.ravel()[member], np.sqrt(positive[member])
+        cx, cy = np.average(px, weights=weight), np.average(py, weights=weight)
+        dx, dy = px - cx, py - cy
+        radius = np.sort(np.hypot(dx, dy))[int(0.97 * (len(dx) - 1))] + 1 / _GRID
+        xx, yy, xy = (np.average(q, weights=weight) for q in (dx * dx, dy * dy, dx * dy))
+        out.centre[b] = cx, cy
+        out.half_side[b] = np.clip(_MARGIN * radius, 0.12, 1.5)
+        out.angle[b] = 0.5 * np.arctan2(2 * xy, xx - yy)
+        out.found[b] = True
+        out.crowded[b] = int((~keep & (area >= 6)).sum())
+    return out
+
+
+def _without_stars(canvas: torch.Tensor) -> torch.Tensor:
+    """Grey opening at 80 pixels: what is narrower than 3 of them (4 % of the canvas) goes."""
+    canvas = F.interpolate(canvas, size=(80, 80), mode="area")
+    eroded = -F.max_pool2d(-canvas, 3, stride=1, padding=1)
+    return F.max_pool2d(eroded, 3, stride=1, padding=1)
+
+
+def cut_frames(canvas: torch.Tensor, framing: Framing, size: int = FRAME_PIXELS) -> torch.Tensor:
+    """Resample each canvas on its frame, long axis horizontal.
+
+    Parameters
+    ----------
+    canvas : (B, 1, S, S).
+
+    Returns
+    -------
+    frames : (B, 1, size, size); outside the canvas, its border's median.
+    """
+    device = canvas.device
+    half = torch.as_tensor(framing.half_side, dtype=torch.float32, device=device)
+    angle = torch.as_tensor(framing.angle, dtype=torch.float32, device=device)
+    centre = torch.as_tensor(framing.centre, dtype=torch.float32, device=device)
+    c, s = torch.cos(angle) * half, torch.sin(angle) * half
+    affine = torch.stack([torch.stack([c, -s, centre[:, 0]], 1), torch.stack([s, c, centre[:, 1]], 1)], 1)
+    k = max(2, canvas.shape[-1] // 16)
+    edge = torch.cat([canvas[:, 0, :k].flatten(1), canvas[:, 0, -k:].flatten(1)], 1).median(dim=1).values
+    grid = F.affine_grid(affine, (len(canvas), 1, size, size), align_corners=False)
+    # A frame much coarser than the canvas would alias: such canvases are softened first.
+    coarse = half * canvas.shape[-1] / size
+    if float(coarse.max()) > 2.2:
+        soft = F.avg_pool2d(F.pad(canvas, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        canvas = torch.where((coarse > 2.2)[:, None, None, None], soft, canvas)
+    edge = edge[:, None, None, None]
+    return F.grid_sample(canvas - edge, grid, align_corners=False, padding_mode="zeros") + edge
+
+
+def stretch(frames: torch.Tensor) -> torch.Tensor:
+    """Take the background off and compress the range: asinh between noise and peak.
+
+    Parameters
+    ----------
+    frames : (B, 1, n, n) in any unit of light.
+
+    Returns
+    -------
+    (B, 1, n, n) float32; 0 is sky, 1 the brightest percent, within -0.1..1.3.
+    """
+    k = max(2, frames.shape[-1] // 20)
+    x = frames[:, 0]
+    border = torch.cat([x[:, :k].flatten(1), x[:, -k:].flatten(1), x[:, :, :k].flatten(1),
+                        x[:, :, -k:].flatten(1)], 1)
+    background = torch.minimum(border.median(dim=1).values, x[:, ::2, ::2].flatten(1).median(dim=1).values)
+    x = x - background[:, None, None]
+    below = torch.where(x < 0, x, torch.zeros_like(x)).flatten(1)
+    noise = (below.square().sum(1) / ((below < 0).sum(1) + 1)).sqrt()
+    high = quantile(x[:, ::2, ::2], 0.99).clamp(min=1e-9)
+    soft = torch.maximum(2.5 * noise, high / 60).clamp(min=1e-9)[:, None, None]
+    high = torch.maximum(high[:, None, None], 2 * soft)
+    return (torch.asinh(x / soft) / torch.asinh(high / soft)).clamp(-0.1, 1.3)[:, None]
+
+
+def quantile(images: torch.Tensor, q: float) -> torch.Tensor:
+    """The q-quantile (B,) of each image; selects where torch.quantile sorts."""
+    flat = images.flatten(1)
+    return flat.kthvalue(max(1, round(q * flat.shape[1])), dim=1).values

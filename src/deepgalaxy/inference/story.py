@@ -1,0 +1,60 @@
+"""The answer about one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["Story", "Match", "QUANTILES"]
+
+#: Names and probabilities of the quantiles that are given for every property.
+QUANTILES = {"p05": 0.05, "p16": 0.16, "p50": 0.50, "p84": 0.84, "p95": 0.95}
+
+
+@dataclass
+class Match:
+    """One look-alike in the library."""
+
+    encounter: str
+    time_myr: float
+    mass_ratio: float
+    size_ratio: float
+    view: float  #: angle of the orbital plane to the sky, degrees
+    distance: float  #: in the latent space, in units of the library's median nearest distance
+    thumbnail: np.ndarray = field(repr=False, default=None)  #: (P, P) float32 0..1, y upwards, turned as the query
+
+    def to_dict(self) -> dict:
+        """What `--json` holds."""
+        names = ("encounter", "time_myr", "mass_ratio", "size_ratio", "view", "distance")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Story:
+    """What is known about one picture.
+
+    `properties` maps each label's name to {"unit", "p05", "p16", "p50", "p84", "p95"};
+    `distributions` maps it to (edges (K + 1,), probability (K,)), the whole posterior.
+    """
+
+    image: str
+    model: dict  #: name, version, sha256
+    scale: dict  #: kpc_per_pixel (of the picture as read, or None) and source: given, wcs or content
+    properties: dict[str, dict]
+    stage: dict[str, float]
+    familiarity: float  #: fraction of the library's own images that are less usual than this one
+    flags: list[str]
+    matches: list[Match]
+    distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
+    z: np.ndarray = field(repr=False, default=None)  #: (latent_size,) the latent vector
+    display: np.ndarray = field(repr=False, default=None)  #: (H, W, 3) uint8, y downwards: the picture as read
+    frame_box: np.ndarray = field(repr=False, default=None)  #: (4, 2) corners x, y of the frame on `display`, pixels
+    frame: np.ndarray = field(repr=False, default=None)  #: (112, 112) 0..1, y upwards: what the model saw
+    reconstruction: np.ndarray = field(repr=False, default=None)  #: (112, 112) 0..1, y upwards: without sky and stars
+
+    def to_dict(self) -> dict:
+        """What `--json` holds."""
+        return {"image": self.image, "model": self.model, "scale": self.scale, **self.properties,
+                "stage": self.stage, "familiarity": self.familiarity, "flags": self.flags,
+                "matches": [match.to_dict() for match in self.matches]}

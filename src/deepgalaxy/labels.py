@@ -1,0 +1,52 @@
+"""What is predicted: every label is a distribution over ordered bins.
+
+To add a label, add a row here and a column of that name to `Dataset.labels`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Label", "LABELS", "STAGES"]
+
+#: What an encounter is doing, in the order of time.
+STAGES = ("approach", "first passage", "return", "merged")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One quantity and the bins that it is sorted into."""
+
+    name: str  #: in the answers
+    column: str  #: in a data set's labels
+    unit: str
+    low: float
+    high: float
+    n_bins: int
+    blur: float  #: standard deviation of the soft target, in bins
+    log: bool = False  #: bins are even in the logarithm
+    title: str = ""  #: for people
+
+    @property
+    def edges(self) -> np.ndarray:
+        """(n_bins + 1,) in units of the label."""
+        if self.log:
+            return np.geomspace(self.low, self.high, self.n_bins + 1)
+        return np.linspace(self.low, self.high, self.n_bins + 1)
+
+    def position(self, values: np.ndarray) -> np.ndarray:
+        """Where values lie, in bins from the lower edge (a bin's centre is at its number + 0.5)."""
+        if self.log:
+            return (np.log(values) - np.log(self.low)) / np.log(self.high / self.low) * self.n_bins
+        return (values - self.low) / (self.high - self.low) * self.n_bins
+
+
+LABELS = (
+    Label("time_since_pericentre", "time", "Myr", -160, 510, 67, 1.0, title="Time since first pericentre"),
+    Label("mass_ratio", "mass_ratio", "secondary/primary", 0.18, 1.12, 32, 1.0, True, "Mass ratio"),
+    Label("size_ratio", "size_ratio", "secondary/primary", 0.28, 1.5, 32, 1.0, True, "Size ratio"),
+    Label("view_inclination", "view_inclination", "deg", 0, 90, 30, 1.0,
+          title="Angle of the orbital plane to the sky"),
+)

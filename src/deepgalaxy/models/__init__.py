@@ -1,0 +1,1 @@
+"""The networks. They know tensors only: nothing of files, ranks or screens."""

@@ -1,0 +1,84 @@
+"""Labels from activation maps: a distribution over ordered bins for each."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..labels import LABELS, STAGES, Label
+
+__all__ = ["Classifier", "Heads", "soft_targets"]
+
+
+class Heads(nn.Module):
+    """One linear layer per label on a shared vector."""
+
+    def __init__(self, features: int, labels: tuple[Label, ...] = LABELS, n_stages: int = len(STAGES),
+                 n_classes: int = 0):
+        super().__init__()
+        sizes = {label.name: label.n_bins for label in labels}
+        sizes["stage"] = n_stages
+        if n_classes:
+            sizes["time_camera"] = n_classes  # the original's classes: time x camera
+        self.layers = nn.ModuleDict({name: nn.Linear(features, n) for name, n in sizes.items()})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, features) -> {label: (B, n_bins) logits}."""
+        return {name: layer(x) for name, layer in self.layers.items()}
+
+
+class Classifier(nn.Module):
+    """Convolutions on the maps, a pooled vector, the scale beside it, heads.
+
+    The scale, log10 of the frame's side over 100 kpc, is masked at random in training, so that
+    "unknown" is a value that the network has learnt.
+    """
+
+    def __init__(self, channels: int, width: int = 256, n_classes: int = 0):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(),
+            _Block(width), nn.AvgPool2d(2, ceil_mode=True), _Block(width))
+        self.mix = nn.Sequential(nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Dropout(0.1),
+                                 nn.Linear(width, width), nn.SiLU())
+        self.heads = Heads(width, n_classes=n_classes)
+
+    def forward(self, maps: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits for every label.
+
+        Parameters
+        ----------
+        maps : (B, C, h, w).
+        scale : (B,) log10(frame side / 100 kpc), NaN where unknown.
+        """
+        x = self.body(maps)
+        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)  # (B, 2 width)
+        known = ~torch.isnan(scale)
+        beside = torch.stack([torch.where(known, 3 * scale, torch.zeros_like(scale)), known.to(x.dtype)], dim=1)
+        return self.heads(self.mix(torch.cat([pooled, beside.to(x.dtype)], dim=1)))
+
+
+class _Block(nn.Module):
+    """Residual: 5x5 depthwise, then a bottleneck turned inside out."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 5, padding=2, groups=width), nn.BatchNorm2d(width),
+            nn.Conv2d(width, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, width, 1))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def soft_targets(label: Label, values: torch.Tensor) -> torch.Tensor:
+    """Ordinal targets (B, n_bins): each value blurred over the bins beside it."""
+    import numpy as np
+
+    if label.log:
+        position = (values.log() - np.log(label.low)) / np.log(label.high / label.low) * label.n_bins
+    else:
+        position = (values - label.low) / (label.high - label.low) * label.n_bins
+    centres = torch.arange(label.n_bins, device=values.device) + 0.5
+    return F.softmax(-0.5 * ((position[:, None] - centres) / label.blur) ** 2, dim=1)

@@ -1,0 +1,70 @@
+"""The whole model: FCAE, VAE on its activation maps, classifier."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..config import Config
+from .autoencoder import Decoder
+from .backbone import Encoder
+from .classifier import Classifier, Heads
+from .vae import VAE
+
+__all__ = ["ModelConfig", "DeepGalaxy", "Encoding"]
+
+
+class ModelConfig(Config):
+    """The architecture."""
+
+    backbone: str = Field("mobilenetv4_conv_small", description="any timm name with a feature pyramid")
+    stride: int = Field(16, ge=2, le=32, description="pixels of the image per cell of the activation maps")
+    channels: int = Field(64, ge=1, le=2048, description="of the activation maps")
+    latent_size: int = Field(32, ge=1, le=1024, description="of z")
+    classifier_width: int = Field(192, ge=8, le=4096)
+    decoder_width: int = Field(96, ge=12, le=2048)
+    n_classes: int = Field(0, ge=0, description="of the time x camera head; 994 for the published files")
+    pretrained: bool = Field(False, description="start from timm's published weights")
+
+
+class Encoding(NamedTuple):
+    """What the encoders make of B images."""
+
+    maps: torch.Tensor  #: (B, C, h, w) activation maps
+    mu: torch.Tensor  #: (B, latent_size)
+    logvar: torch.Tensor  #: (B, latent_size)
+
+
+class DeepGalaxy(nn.Module):
+    """Images to activation maps, z, reconstructions and labels."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.backbone, config.stride, config.channels, config.pretrained)
+        self.decoder = Decoder(config.channels, config.stride, config.decoder_width)
+        self.vae = VAE(config.channels, config.latent_size)
+        self.classifier = Classifier(config.channels, config.classifier_width, config.n_classes)
+        # Labels read off z while training: they make distance in z a distance between encounters.
+        self.latent_heads = nn.Sequential(nn.Linear(config.latent_size, 128), nn.SiLU(), Heads(128))
+
+    def encode(self, image: torch.Tensor) -> Encoding:
+        """(B, 1, H, W) frames -> activation maps and the distribution of z."""
+        maps = self.encoder(image)  # (B, 1, H, W) -> (B, C, h, w)
+        return Encoding(maps, *self.vae.encode(maps))
+
+    def reconstruct(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, 1, H, W)."""
+        return self.decoder(maps)
+
+    def classify(self, maps: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits per label; scale (B,) is log10(frame side / 100 kpc), NaN where unknown."""
+        return self.classifier(maps, scale)
+
+    def forward(self, image: torch.Tensor, scale: torch.Tensor):
+        """Encoding and logits of B images."""
+        encoding = self.encode(image)
+        return encoding, self.classify(encoding.maps, scale)

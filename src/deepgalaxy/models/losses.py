@@ -1,0 +1,71 @@
+"""What is minimised."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..labels import LABELS
+from .classifier import soft_targets
+
+__all__ = ["ssim", "image_loss", "kl_divergence", "label_loss"]
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor, data_range: float = 1.0, window: int = 7) -> torch.Tensor:
+    """Structural similarity (B,) of images (B, 1, H, W), with a uniform window.
+
+    References
+    ----------
+    Wang et al. (2004), IEEE Trans. Image Process. 13, 600, eq. 13; K1 = 0.01, K2 = 0.03.
+    """
+    n = window**2
+
+    def mean(x):  # first along one axis, then along the other: 14 terms instead of 49
+        return F.avg_pool2d(F.avg_pool2d(x, (1, window), stride=1), (window, 1), stride=1)
+
+    ma, mb = mean(a), mean(b)
+    scale = n / (n - 1)  # sample variances
+    va, vb, vab = (scale * (mean(p * q) - m) for p, q, m in ((a, a, ma * ma), (b, b, mb * mb), (a, b, ma * mb)))
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    value = (2 * ma * mb + c1) * (2 * vab + c2) / ((ma * ma + mb * mb + c1) * (va + vb + c2))
+    return value.flatten(1).mean(dim=1)
+
+
+def image_loss(reconstruction: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """L1 + (1 - SSIM), a scalar."""
+    return (reconstruction - image).abs().mean() + 1 - ssim(reconstruction, image).mean()
+
+
+def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor, free_bits: float = 0.0) -> torch.Tensor:
+    """Of N(mu, exp(logvar)) from N(0, 1), in nats, summed over z, averaged over the batch.
+
+    Each dimension's average counts only above free_bits (Kingma et al. 2016, arXiv 1606.04934).
+    """
+    per_dimension = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).mean(dim=0)
+    return per_dimension.clamp(min=free_bits).sum()
+
+
+def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor],
+               weights: dict[str, float]) -> torch.Tensor:
+    """Weighted cross entropies; a label that is NaN (stage: 255) for an image does not count there.
+
+    The entropy of the soft targets is taken off, so that 0 is a perfect answer.
+    """
+    total = next(iter(logits.values())).new_zeros(())
+    for label in LABELS:
+        values = labels[label.name]
+        known = ~torch.isnan(values)
+        target = soft_targets(label, torch.where(known, values, torch.full_like(values, label.high)))
+        divergence = F.kl_div(F.log_softmax(logits[label.name].float(), dim=1), target, reduction="none").sum(dim=1)
+        total = total + weights.get(label.name, 1.0) * _mean_where(divergence, known)
+    for name in ("stage", "time_camera"):
+        if name in logits and name in labels:
+            known = labels[name] != (255 if name == "stage" else -1)
+            target = torch.where(known, labels[name], torch.zeros_like(labels[name])).long()
+            entropy = F.cross_entropy(logits[name].float(), target, reduction="none")
+            total = total + weights.get(name, 1.0) * _mean_where(entropy, known)
+    return total
+
+
+def _mean_where(values, known):
+    return (values * known).sum() / known.sum().clamp(min=1)

@@ -1,0 +1,125 @@
+"""Weights as a file: safetensors with the architecture, provenance and calibration in its header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..config import Config
+from ..errors import ModelError
+from .deepgalaxy import DeepGalaxy, ModelConfig
+
+__all__ = ["Weights", "save_weights", "load_weights", "update_metadata"]
+
+_FORMAT = "deepgalaxy-weights"
+
+
+@dataclass
+class Weights:
+    """A model ready to use."""
+
+    model: DeepGalaxy
+    name: str
+    version: str
+    sha256: str
+    metadata: dict = field(default_factory=dict)  #: training recipe, calibration, held-out encounters
+
+    @property
+    def identity(self) -> dict:
+        """What answers say about the model that gave them."""
+        return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
+
+def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None, **metadata) -> None:
+    """Write the weights, whole or not at all; the file carries a checksum of its tensors."""
+    from .. import __version__
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    header = {"format": _FORMAT, "name": name, "version": __version__, "model": model.config.to_json(),
+              "training": training.to_json() if training else "{}", "tensors_sha256": _digest(tensors),
+              "metadata": json.dumps(metadata)}
+    _write(Path(path), tensors, header)
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read weights and build their model, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, no safetensors of ours, damaged, or holds NaN.
+    """
+    path = Path(path)
+    tensors, header = _read(path)
+    config = ModelConfig.from_json(header["model"], str(path))
+    model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: the weights do not fit the architecture they name "
+                         f"({str(error).splitlines()[-1].strip()[:120]})") from None
+    metadata = json.loads(header["metadata"])
+    metadata["training"] = json.loads(header["training"])
+    model.eval().requires_grad_(False)
+    return Weights(model, header["name"], header["version"], _file_digest(path), metadata)
+
+
+def update_metadata(path: str | Path, **metadata) -> None:
+    """Add to what the header says, as calibration does."""
+    tensors, header = _read(Path(path))
+    header["metadata"] = json.dumps({**json.loads(header["metadata"]), **metadata})
+    _write(Path(path), tensors, header)
+
+
+def _read(path: Path):
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights; train them with 'deepgalaxy train' or leave --model out")
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: is not a readable safetensors file ({str(error).splitlines()[0][:100]}); "
+                         "weights travel as safetensors, not as pickles") from None
+    if header.get("format") != _FORMAT:
+        raise ModelError(f"{path}: is a safetensors file, but not weights of deepgalaxy")
+    if _digest(tensors) != header.get("tensors_sha256"):
+        raise ModelError(f"{path}: is damaged, its checksum does not fit; fetch or train it again")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"{path}: tensor '{name}' holds values that are not finite; train again")
+    return tensors, header
+
+
+def _write(path: Path, tensors, header) -> None:
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=header)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written ({error}); free space or choose another folder") from None
+
+
+def _digest(tensors) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

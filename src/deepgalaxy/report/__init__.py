@@ -1,0 +1,161 @@
+"""What a person gets to see: figures, pages and tables of the answers.
+
+This file holds what they share: the wording, so that the terminal, the figure and the page say the same,
+and the way files are written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+from ..errors import DeepGalaxyError
+from ..labels import LABELS, Label
+
+#: Of the simulated encounters, for every report.
+LIMITS = ("Learned from simulated pairs of disc galaxies without gas; it takes for granted that the picture "
+          "shows one such pair.")
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin without what a screen or a file cannot take (controls, lone surrogates)."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def short_name(image: str) -> str:
+    """The last part of a path, printable."""
+    return printable(re.split(r"[\\/]", image.rstrip("\\/"))[-1] or image)
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters; the middle goes, because names differ at their ends."""
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return f"{text[:length - 1 - tail]}…{text[len(text) - tail:]}"
+
+
+def given_labels(story) -> list[Label]:
+    """Labels that this story answers, in the order of `LABELS`."""
+    return [label for label in LABELS if label.name in story.properties]
+
+
+def number(label: Label, value: float, sign: bool = False) -> str:
+    """A value as it is shown: ratios to 0.01, times to 1 Myr, angles to 1 degree."""
+    if value is None or not math.isfinite(value):
+        return "?"
+    digits = 2 if label.log else 0
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"  # + 0.0: never "-0"
+
+
+def unit(label: Label) -> str:
+    """What stands behind a number; ratios have no unit."""
+    return {"Myr": " Myr", "deg": "°"}.get(label.unit, "")
+
+
+def errors(label: Label, quantiles: dict) -> tuple[str, str, str]:
+    """Median, and how far p84 is above and p16 below it."""
+    middle = quantiles["p50"]
+    return (number(label, middle), number(label, quantiles["p84"] - middle),
+            number(label, middle - quantiles["p16"]))
+
+
+def percent(fraction: float) -> str:
+    """`0.724` -> `72 %`; what is small but not nothing stays visible."""
+    if not math.isfinite(fraction):
+        return "? %"
+    if 0 < fraction < 0.01:
+        return "<1 %"
+    if 0.99 < fraction < 1:
+        return ">99 %"
+    return f"{100 * fraction:.0f} %"
+
+
+def likely_stage(story) -> tuple[str, float]:
+    """The most probable stage and its probability."""
+    return max(story.stage.items(), key=lambda item: item[1]) if story.stage else ("?", math.nan)
+
+
+def familiarity_word(familiarity: float) -> str:
+    """How usual the picture is for the model; NaN is "not known"."""
+    for limit, word in ((0.01, "unfamiliar"), (0.05, "unusual"), (0.2, "somewhat unusual")):
+        if familiarity < limit:
+            return word
+    return "familiar" if familiarity <= 1 else "not known"
+
+
+def familiarity_sentence(familiarity: float) -> str:
+    """What the number means and what to make of it."""
+    word = familiarity_word(familiarity)
+    if word == "not known":
+        return "Familiarity is not known: the picture was not compared with a library."
+    advice = {"unfamiliar": " The model has hardly seen the like: do not trust the numbers.",
+              "unusual": " Trust the numbers less than their error bars say."}.get(word, "")
+    share = percent(familiarity).replace("<", "less than ").replace(">", "more than ")
+    return f"{word.capitalize()}: {share} of the library's own images are less usual than this one.{advice}"
+
+
+def scale_sentence(scale: dict) -> str:
+    """Where the physical scale is from, and what the times hold for."""
+    value = scale.get("kpc_per_pixel")
+    if value is None:
+        return "No physical scale given: times are for a primary like the Milky Way in mass and size."
+    source = {"given": "as given", "wcs": "from the file's coordinates"}.get(scale.get("source"), "estimated")
+    return f"Scale {value:.3g} kpc per pixel, {source}; times are for a primary of the Milky Way's mass."
+
+
+def headline(story) -> str:
+    """The answer in one sentence."""
+    parts = []
+    stage, probability = likely_stage(story)
+    if math.isfinite(probability):
+        parts.append(f"Most likely stage: {stage} ({percent(probability)})")
+    for label in given_labels(story):
+        q = story.properties[label.name]
+        low, high = number(label, q["p16"]), number(label, q["p84"])
+        if label.unit == "Myr":
+            when = "before" if q["p50"] < 0 else "after"
+            parts.append(f"{number(label, abs(q['p50']))} Myr {when} the first pericentre ({low} to {high})")
+        elif label.log:
+            parts.append(f"{label.title.lower()} {number(label, q['p50'])} ({low} to {high})")
+    return "; ".join(parts) + "." if parts else "No answer."
+
+
+def model_line(model: dict) -> str:
+    """`name version (sha 0123456789ab)`"""
+    sha = str(model.get("sha256") or "")[:12]
+    words = [printable(str(model.get(key) or "")) for key in ("name", "version")]
+    return " ".join(filter(None, [*words, f"(sha {sha})" if sha else ""])) or "unnamed model"
+
+
+def make_folder(folder) -> Path:
+    """The folder, made where it is missing."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    return folder
+
+
+def write_file(path, data: bytes | str) -> Path:
+    """Write a whole file or leave what was there: a temporary name first, then `os.replace`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    return path
+
+
+def _cannot_write(path, error: OSError) -> DeepGalaxyError:
+    reason = (error.strerror or str(error)).lower()
+    return DeepGalaxyError(f"{printable(str(path))}: cannot be written ({reason}); choose another folder")

@@ -1,0 +1,237 @@
+"""How good a model is, as a page: errors, coverage, predicted against true, calibration."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ..labels import LABELS, Label
+from . import make_folder, unit, write_file
+from .figures import CMAP, THEME, png, tick_values
+from .html import STYLE
+
+__all__ = ["write_evaluation", "evaluation_figure"]
+
+_KINDS = {"clean": "Clean images", "realism": "With observational realism"}
+_FIGURES = {
+    "median_abs_error": "median |error|", "mean_abs_error": "mean |error|",
+    "prior_median_abs_error": "median |error| of the prior",
+    "coverage68": "68 % interval holds", "coverage95": "95 % interval holds",
+}
+_OTHERS = {
+    "ssim_fcae": "SSIM of the autoencoder's reconstruction", "ssim_vae": "SSIM through the latent space",
+    "median_abs_dt_5": "median |time difference| to the five nearest neighbours, Myr",
+    "top1": "right class of time and camera (top 1)", "within_one_step": "right within one step of time",
+    "n_classes": "classes", "n_distinct_classes": "classes that are not mirror images of each other",
+}
+
+
+def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
+    """Write `evaluation.html` and its plots.
+
+    Parameters
+    ----------
+    result : dict
+        What `deepgalaxy evaluate --json` holds; what is missing is left out.
+    samples : dict or None
+        {"clean" | "realism": {label: {"truth", "p16", "p50", "p84", "pit": (N,)}}}; without it, no plots.
+    folder : path
+        Made where it is missing.
+
+    Returns
+    -------
+    page : Path
+
+    Raises
+    ------
+    DeepGalaxyError
+        If the folder cannot be written.
+    """
+    folder = make_folder(folder)
+    kinds, plots = [], []
+    for kind, title in _KINDS.items():
+        table = result.get(kind) or {}
+        labels = [label for label in LABELS if label.name in table]
+        names = [name for name in _FIGURES if any(name in table[label.name] for label in labels)]
+        if labels:
+            kinds.append({"title": title, "columns": [_FIGURES[name] for name in names], "rows": [
+                (label, [_show(label, name, table[label.name].get(name)) for name in names])
+                for label in labels]})
+        if samples and samples.get(kind):
+            image = png(evaluation_figure(samples[kind]))
+            write_file(folder / f"evaluation_{kind}.png", image)
+            plots.append((title, "data:image/png;base64," + base64.b64encode(image).decode()))
+    flat = {**result, **(result.get("reconstruction") or {}), **(result.get("neighbours") or {})}
+    others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE).render(
+        result=result, kinds=kinds, plots=plots, others=others, style=Markup(STYLE))
+    return write_file(folder / "evaluation.html", page)
+
+
+def evaluation_figure(samples: dict) -> Figure:
+    """One row per label: predicted against true, histogram of the PIT, and coverage against its promise.
+
+    Parameters
+    ----------
+    samples : dict
+        {label: {"truth", "p50", "pit": (N,)}} in the label's unit; what is not finite is left out.
+    """
+    labels = [label for label in LABELS if label.name in samples]
+    figure = Figure(figsize=(16, 5.1 * max(len(labels), 1)), dpi=100, facecolor=THEME["ground"],
+                    layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.2)
+    axes = figure.subplots(max(len(labels), 1), 3, squeeze=False)
+    for row, label in zip(axes, labels, strict=False):
+        values = {name: np.asarray(samples[label.name][name], float) for name in ("truth", "p50", "pit")}
+        good = np.all([np.isfinite(value) for value in values.values()], axis=0)
+        truth, predicted, pit = (values[name][good] for name in ("truth", "p50", "pit"))
+        _against_truth(row[0], label, truth, predicted)
+        _pit(row[1], pit)
+        _coverage(row[2], pit)
+    for ax in axes.flat:
+        ax.set_facecolor(THEME["panel"])
+        ax.tick_params(colors=THEME["muted"], labelsize=10.5)
+        for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
+            text.set(color=THEME["text"], fontsize=11.5, fontfamily="DejaVu Sans")
+        for spine in ax.spines.values():
+            spine.set_color(THEME["line"])
+    return figure
+
+
+def _against_truth(ax, label: Label, truth, predicted):
+    edges = label.edges
+    counts, _, _ = np.histogram2d(truth, predicted, bins=(edges, edges))
+    ax.set_box_aspect(1)
+    if counts.any():
+        ax.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), cmap=CMAP,
+                      norm=LogNorm(0.4, max(counts.max(), 2)))
+        bins = np.array_split(np.argsort(truth), min(20, max(1, len(truth) // 30)))
+        centres = [np.median(truth[i]) for i in bins]
+        low, middle, high = np.transpose([np.quantile(predicted[i], (0.16, 0.5, 0.84)) for i in bins])
+        ax.fill_between(centres, low, high, color=THEME["frame"], alpha=0.18, lw=0)
+        ax.plot(centres, middle, color=THEME["frame"], lw=1.8)
+    ax.plot(edges[[0, -1]], edges[[0, -1]], color=THEME["text"], lw=1, ls=(0, (4, 3)))
+    scale = "log" if label.log else "linear"
+    ax.set(xscale=scale, yscale=scale, xlim=edges[[0, -1]], ylim=edges[[0, -1]])
+    name = label.title + (f" / {label.unit}" if unit(label) else "")
+    ax.set(xlabel="true", ylabel="predicted median", title=name)
+    ticks = tick_values(label)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_ticklabels([f"{tick:g}" for tick in ticks])
+
+
+def _pit(ax, pit, n_bins=20):
+    ax.set(title="Where the truth lies in the posterior (PIT)", xlabel="quantile of the truth",
+           ylabel="images / uniform", xlim=(0, 1))
+    ax.set_box_aspect(1)
+    ax.axhline(1, color=THEME["text"], lw=1, ls=(0, (4, 3)))
+    if len(pit):
+        counts, edges = np.histogram(np.clip(pit, 0, 1), bins=n_bins, range=(0, 1))
+        level = counts * n_bins / len(pit)
+        ax.stairs(level, edges, fill=True, color=THEME["accent"], alpha=0.5)
+        ax.stairs(level, edges, color=THEME["accent"], lw=1.3)
+        ax.set_ylim(0, max(2, 1.1 * level.max()))
+
+
+def _coverage(ax, pit):
+    ax.set(title="Coverage of central intervals", xlabel="promised", ylabel="found", xlim=(0, 1), ylim=(0, 1))
+    ax.set_box_aspect(1)
+    ax.plot([0, 1], [0, 1], color=THEME["text"], lw=1, ls=(0, (4, 3)))
+    if len(pit):
+        levels = np.linspace(0, 1, 101)
+        found = np.searchsorted(np.sort(np.abs(2 * pit - 1)), levels, side="right") / len(pit)
+        ax.fill_between(levels, levels, found, color=THEME["accent"], alpha=0.2, lw=0)
+        ax.plot(levels, found, color=THEME["accent"], lw=1.8)
+        for level in (0.68, 0.95):
+            value = np.mean(np.abs(2 * pit - 1) <= level)
+            ax.plot(level, value, "o", color=THEME["accent"], ms=6)
+            ax.text(0.95, 0.19 - 0.1 * (level > 0.9), f"{100 * level:.0f} % holds {100 * value:.1f} %",
+                    transform=ax.transAxes, ha="right", color=THEME["text"], fontsize=11)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float, np.number)) and np.isfinite(value)
+
+
+def _show(label: Label, name: str, value) -> str:
+    if not _is_number(value):
+        return "–"
+    if name.startswith("coverage"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if label.log else f"{value:.1f}{unit(label)}"
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>deepgalaxy evaluation: {{ result.protocol or "unnamed" }}</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<header>
+<h1>How good the answers are</h1>
+<p class="muted">Protocol {{ result.protocol or "not named" }}\
+{% if result.n_images is not none and result.n_images is defined %} · {{ result.n_images }} images{% endif %}\
+{% if result.n_encounters is not none and result.n_encounters is defined %} · \
+{{ result.n_encounters }} encounters{% endif %}</p>
+</header>
+{% for kind in kinds %}
+<h3>{{ kind.title }}</h3>
+<div class="scroll">
+<table>
+<thead><tr><th></th>{% for column in kind.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for label, row in kind.rows %}
+<tr><td>{{ label.title }}</td>{% for x in row %}<td class="num">{{ x }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% else %}
+<p class="muted">No figures per label were given.</p>
+{% endfor %}
+{% if others %}
+<h3>Reconstruction, look-alikes and classes</h3>
+<div class="scroll">
+<table><tbody>
+{% for title, x in others %}<tr><td>{{ title }}</td><td class="num">{{ x }}</td></tr>
+{% endfor %}
+</tbody></table>
+</div>
+{% endif %}
+{% for title, source in plots %}
+<section class="plots">
+<h2>{{ title }}</h2>
+<p class="muted">Dashed: the ideal. Blue: running median of the predictions, and the band of 68 % of them.</p>
+<img class="plot" src="{{ source }}" alt="predicted against true, PIT and coverage: {{ title }}">
+</section>
+{% endfor %}
+<section id="unknown">
+<h2>What this page does not know</h2>
+<ul class="unknowns">
+<li>How the model does on the real sky, where no one knows the true time. All images here are simulated.</li>
+{% if result.protocol == "paper" %}
+<li>How it does on encounters that it has never seen: in the protocol of the paper, images of the same
+encounter stand in training and test. Compare with the protocol "unseen".</li>
+{% endif %}
+<li>How uncertain these figures are. Images of one encounter are not independent, so what counts is the
+number of encounters, not the number of images.</li>
+<li>What “the prior” hides: its error is that of always answering the median of the training set. Only what
+is below it was learned.</li>
+</ul>
+</section>
+</body>
+</html>
+"""

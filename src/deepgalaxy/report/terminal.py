@@ -1,0 +1,85 @@
+"""The answers as a table in a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ..inference.story import Story
+from ..labels import LABELS
+from . import familiarity_sentence, likely_stage, number, percent, printable, short_name, shorten, unit
+
+__all__ = ["story_table"]
+
+_TITLES = {"time_since_pericentre": "time since\npericentre", "mass_ratio": "mass\nratio",
+           "size_ratio": "size\nratio", "view_inclination": "view"}
+
+
+def story_table(stories: list[Story | tuple[str, str]]) -> Table:
+    """One row per picture, at most 100 columns wide; intervals are p16…p84.
+
+    Parameters
+    ----------
+    stories : list of Story or (image, error)
+        A tuple is a picture that failed, with its line of error.
+
+    Returns
+    -------
+    table : rich.table.Table
+        Errors (red) and flags (dim) stand once each in the caption, numbered as in the rows.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, caption_justify="left",
+                  caption_style="", header_style="bold", show_edge=False)
+    table.add_column("picture", max_width=24, overflow="fold")
+    for label in LABELS:
+        table.add_column(_TITLES.get(label.name, label.title), no_wrap=True)
+    for title, width in (("stage", 13), ("famil-\niarity", 6), ("best match", 26)):
+        table.add_column(title, max_width=width, overflow="fold")
+    footnotes: dict[tuple[str, str], int] = {}
+    for story in stories:
+        if isinstance(story, Story):
+            notes = [printable(flag) for flag in story.flags]
+            if story.familiarity < 0.05:
+                notes.append(familiarity_sentence(story.familiarity))
+            marks = [footnotes.setdefault((note, "dim"), len(footnotes) + 1) for note in notes]
+            table.add_row(_name(story.image, marks), *_cells(story))
+        else:
+            image, error = story
+            mark = footnotes.setdefault((printable(error), "red"), len(footnotes) + 1)
+            table.add_row(_name(image, [mark]), "failed", style="red")
+    if footnotes:
+        lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
+        table.caption = Text("\n").join(lines)
+    return table
+
+
+def _name(image: str, marks: list[int]) -> Text:
+    name = Text(shorten(short_name(image), 40))  # Text, not markup: a name may hold [brackets]
+    return name.append(f" [{','.join(map(str, marks))}]", "dim") if marks else name
+
+
+def _cells(story: Story) -> list[Text | str]:
+    cells = []
+    for label in LABELS:
+        quantiles = story.properties.get(label.name)
+        if quantiles is None:
+            cells.append("–")
+            continue
+        signed = label.unit == "Myr"
+        low, high = number(label, quantiles["p16"]), number(label, quantiles["p84"])
+        middle = number(label, quantiles["p50"], sign=signed)
+        if signed:
+            cells.append(Text(middle, "bold").append(f" ({low}…{high}){unit(label)}", "not bold"))
+        else:
+            cells.append(Text(middle + unit(label)).append(f"\n{low}…{high}", "dim"))
+    stage, probability = likely_stage(story)
+    cells.append(Text(stage).append(f"\n{percent(probability)}", "dim"))
+    cells.append(Text(percent(story.familiarity), "yellow" if story.familiarity < 0.05 else ""))
+    if story.matches:
+        match = story.matches[0]
+        cells.append(Text(shorten(short_name(match.encounter), 32))
+                     .append(f"\nat {match.time_myr:+.0f} Myr", "dim"))
+    else:
+        cells.append("–")
+    return cells

@@ -1,0 +1,1 @@
+"""From the parameters of an encounter to its snapshots."""

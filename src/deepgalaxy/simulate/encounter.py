@@ -1,0 +1,140 @@
+"""One encounter: its parameters, and the run from them to its snapshots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from ..config import Config
+from ..errors import SimulationError
+from .evolve import Conservation, evolve
+from .galaxy import Galaxy, GalaxyConfig, Particles
+from .orbit import approach, disc_rotation
+from .snapshot import Encounter, stages
+
+__all__ = ["EncounterConfig", "Resolution", "simulate"]
+
+
+class Resolution(Config):
+    """Particles, forces and output, the same for all encounters of a suite."""
+
+    n_particles: int = Field(16384, ge=512, le=10_000_000, description="of both galaxies, haloes included")
+    disc_fraction: float = Field(0.55, gt=0, lt=1, description="of the particles")
+    bulge_fraction: float = Field(0.10, gt=0, lt=1, description="of the particles; the halo has the rest")
+    softening_stars: float = Field(0.25, gt=0, le=5, description="kpc, Plummer-equivalent")
+    softening_halo: float = Field(0.55, gt=0, le=5, description="kpc, Plummer-equivalent")
+    opening_angle: float = Field(0.6, gt=0, le=1.2, description="of the tree")
+    snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
+    first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first snapshot kept")
+    last_time: float = Field(500.0, gt=0, description="Myr since the first pericentre")
+
+
+class EncounterConfig(Config):
+    """Two galaxies and their orbit."""
+
+    name: str = Field("encounter", min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
+    mass_ratio: float = Field(1.0, gt=0, le=4, description="secondary / primary")
+    size_ratio: float = Field(1.0, gt=0, le=4, description="secondary / primary")
+    pericentre: float = Field(8.0, gt=0, le=200, description="closest approach of the initial orbit, kpc")
+    orbital_energy: float = Field(0.0, ge=-0.5, le=1, description="over the mutual potential's depth at "
+                                  "pericentre; 0 parabolic, < 0 bound")
+    start_time: float = Field(180.0, gt=0, le=2000, description="Myr from the start to the pericentre")
+    primary_disc_inclination: float = Field(0.0, ge=0, le=180, description="degrees; 0 prograde")
+    primary_disc_node: float = Field(0.0, ge=0, le=360, description="degrees, in the orbital plane")
+    secondary_disc_inclination: float = Field(0.0, ge=0, le=180, description="degrees; 0 prograde")
+    secondary_disc_node: float = Field(0.0, ge=0, le=360, description="degrees, in the orbital plane")
+    seed: int = Field(0, ge=0, description="of the particles")
+    primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
+    resolution: Resolution = Field(default_factory=Resolution)
+
+
+def initial_conditions(config: EncounterConfig) -> Particles:
+    """Both galaxies on their orbit, in the frame of their common centre of mass."""
+    r = config.resolution
+    rng = np.random.default_rng(config.seed)
+    models = [Galaxy(config.primary, r.softening_stars),
+              Galaxy(config.primary.scaled(config.mass_ratio, config.size_ratio), r.softening_stars)]
+    orbit = approach(*models, config.pericentre, config.orbital_energy, config.start_time)
+    total = models[0].mass + models[1].mass
+    spins = [(config.primary_disc_inclination, config.primary_disc_node),
+             (config.secondary_disc_inclination, config.secondary_disc_node)]
+    parts = []
+    for k, (model, spin, lever) in enumerate(zip(models, spins, (-models[1].mass, models[0].mass), strict=True)):
+        n = int(round(r.n_particles * config.mass_ratio**k / (1 + config.mass_ratio)))
+        n_disc, n_bulge = int(r.disc_fraction * n), int(r.bulge_fraction * n)
+        part = model.sample(n_disc, n_bulge, n - n_disc - n_bulge, r.softening_halo, rng, galaxy=k)
+        rotation = disc_rotation(*spin)
+        part.positions = part.positions @ rotation.T + orbit.position * lever / total
+        part.velocities = part.velocities @ rotation.T + orbit.velocity * lever / total
+        parts.append(part)
+    return Particles.join(parts)
+
+
+def simulate(config: EncounterConfig) -> Encounter:
+    """Run one encounter from its start to `last_time` after the first pericentre.
+
+    Raises
+    ------
+    SimulationError
+        If the galaxies cannot be set up, or have no pericentre in the time of the run.
+    """
+    r = config.resolution
+    particles = initial_conditions(config)
+    stars = particles.stars
+    conservation = Conservation()
+    snapshots, track = [], []
+    pericentre_time = None
+    for step in evolve(particles, r.snapshot_interval, r.opening_angle, conservation):
+        track.append((step.time, step.separation))
+        if step.is_snapshot:
+            snapshots.append((step.time, particles.positions[stars].astype(np.float32), step.separation))
+            if not np.isfinite(particles.positions).all():
+                raise SimulationError(f"{config.name}: positions became infinite at {step.time:g} Myr; raise "
+                                      "softening_stars")
+        if pericentre_time is None:
+            pericentre_time = _first_minimum(track, config.start_time)
+            if step.time > 3 * config.start_time + 300:
+                raise SimulationError(f"{config.name}: no pericentre within {step.time:.0f} Myr; lower "
+                                      "start_time or orbital_energy")
+        elif step.time >= pericentre_time[0] + r.last_time - 1e-6:
+            break
+    time = np.array([s[0] for s in snapshots]) - pericentre_time[0]
+    keep = (time >= r.first_time - 0.5 * r.snapshot_interval) & (time <= r.last_time + 1e-6)
+    separation = np.array([s[2] for s in snapshots], np.float32)
+    parameters = config.model_dump(exclude={"name", "primary", "resolution"})
+    parameters.update(
+        pericentre_requested=config.pericentre, pericentre_measured=pericentre_time[1],
+        pericentre_time=pericentre_time[0], energy_drift=conservation.energy_drift,
+        angular_momentum_drift=conservation.angular_momentum_drift,
+    )
+    return Encounter(
+        name=config.name, time=time[keep].astype(np.float32),
+        positions=np.stack([s[1] for s, k in zip(snapshots, keep, strict=True) if k]),
+        masses=particles.masses[stars].astype(np.float32), component=particles.component[stars],
+        galaxy=particles.galaxy[stars], separation=separation[keep],
+        stage=stages(time, separation)[keep], parameters=parameters, config=config.to_json())
+
+
+def simulate_to_file(config_json: str, folder: str) -> str:
+    """What a worker runs: one encounter into its file; returns the path."""
+    config = EncounterConfig.parse(json.loads(config_json))
+    path = Path(folder) / f"{config.name}.h5"
+    if not path.exists():
+        simulate(config).write(path)
+    return str(path)
+
+
+def _first_minimum(track, expected: float):
+    """Time and depth of the first pericentre, once it is 15 Myr past; None before."""
+    time, separation = np.array(track[-400:]).T
+    i = int(np.argmin(separation))
+    # The nuclei jitter by tenths of a kpc, so a minimum counts when they are clearly apart again.
+    if 0 < i < len(time) - 1 and time[-1] > time[i] + 15 and time[i] > 0.4 * expected:
+        t, d = time[i - 1:i + 2], separation[i - 1:i + 2] ** 2
+        a, b, _ = np.polyfit(t - t[1], d, 2)
+        shift = float(np.clip(-b / (2 * a), t[0] - t[1], t[2] - t[1])) if a > 0 else 0.0
+        return float(t[1] + shift), float(separation[i])
+    return None

@@ -1,0 +1,118 @@
+"""The encounter file: the stars of one encounter at all its snapshots.
+
+An encounter is a file that is either whole or not there: it is written under a temporary name,
+flushed, synced and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import SimulationError
+
+__all__ = ["Encounter", "stages", "replace_file"]
+
+FORMAT = "deepgalaxy-encounter"
+FORMAT_VERSION = 1
+
+
+
+
+
+@dataclass
+class Encounter:
+    """One simulated encounter: T snapshots of N stars."""
+
+    name: str
+    time: np.ndarray  #: (T,) Myr since the first pericentre
+    positions: np.ndarray  #: (T, N, 3) float32, kpc; orbit in the x-y plane, turning about +z
+    masses: np.ndarray  #: (N,) float32, Msun
+    component: np.ndarray  #: (N,) int8, galaxy.DISC or galaxy.BULGE
+    galaxy: np.ndarray  #: (N,) int8, 0 primary, 1 secondary
+    separation: np.ndarray  #: (T,) float32, kpc between the nuclei
+    stage: np.ndarray  #: (T,) uint8, index into labels.STAGES
+    parameters: dict = field(default_factory=dict)  #: mass_ratio, pericentre, drifts, ...
+    config: str = "{}"  #: JSON of the configuration that made it
+
+    def write(self, path: str | Path) -> None:
+        """Write whole or not at all."""
+        from .. import __version__
+
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with h5py.File(temporary, "w") as f:
+                f.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name,
+                                "deepgalaxy_version": __version__, "config": self.config,
+                                "units": "kpc, Myr, Msun", **self.parameters})
+                f.create_dataset("positions", data=self.positions.astype(np.float32),
+                                 chunks=(1, *self.positions.shape[1:]), fletcher32=True)
+                for name in ("time", "masses", "component", "galaxy", "separation", "stage"):
+                    values = getattr(self, name)
+                    f.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
+            replace_file(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise SimulationError(f"{path}: cannot be written ({error}); free space or choose another "
+                                  "folder and start again, finished encounters are kept") from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Encounter:
+        """Read an encounter file.
+
+        Raises
+        ------
+        SimulationError
+            If it is missing, of another kind, cut or damaged.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise SimulationError(f"{path}: no such encounter file; make it with 'deepgalaxy simulate'")
+        try:
+            with h5py.File(path, "r") as f:
+                if f.attrs.get("format") != FORMAT:
+                    raise SimulationError(f"{path}: is not an encounter file of deepgalaxy")
+                names = ("time", "positions", "masses", "component", "galaxy", "separation", "stage")
+                if any(not isinstance(f.get(name, getlink=True), h5py.HardLink)
+                       or f[name].is_virtual or f[name].external for name in names):
+                    raise SimulationError(f"{path}: a data set is missing or lies outside the file; refused")
+                arrays = {name: f[name][()] for name in names}
+                own = {"format", "format_version", "name", "deepgalaxy_version", "config", "units"}
+                parameters = {k: v.item() for k, v in f.attrs.items() if k not in own}
+                return cls(name=f.attrs["name"], config=f.attrs["config"], parameters=parameters, **arrays)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise SimulationError(f"{path}: damaged encounter file ({error}); delete it and simulate "
+                                  "again, only this encounter will run") from None
+
+
+def stages(time: np.ndarray, separation: np.ndarray, merged_below: float = 3.0) -> np.ndarray:
+    """Stage (T,) uint8 of every snapshot from the track of the nuclei.
+
+    "return" begins at the first apocentre; "merged" once the nuclei stay within `merged_below` kpc.
+    """
+    stage = np.where(time < 0, 0, 1).astype(np.uint8)
+    after = np.flatnonzero(time >= 0)
+    if len(after) == 0:
+        return stage
+    track = separation[after]
+    falling = np.flatnonzero(np.diff(track) < 0)
+    # Two falling intervals in a row, so that the jitter of the nuclei is no apocentre.
+    turned = [i for i in falling if i > 0 and i + 2 < len(track) and track[i + 2] < track[i + 1]]
+    if turned:
+        stage[after[turned[0]]:] = 2
+    apart = np.flatnonzero(track > merged_below)
+    merged_from = after[apart[-1]] + 1 if len(apart) else after[0]
+    stage[merged_from:] = 3
+    return stage
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Make a finished temporary file durable and give it its name."""
+    with open(temporary, "rb") as f:
+        os.fsync(f.fileno())
+    os.replace(temporary, path)

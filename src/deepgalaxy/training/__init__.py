@@ -1,0 +1,1 @@
+"""Training: what is optimised, how, and on how many workers."""

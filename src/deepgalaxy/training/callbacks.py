@@ -1,0 +1,108 @@
+"""Checkpoints that are whole or not there, and what is said after every epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import lightning
+import torch
+
+from ..errors import ModelError
+
+__all__ = ["Checkpoints", "Throughput"]
+
+
+class Checkpoints(lightning.Callback):
+    """Writes a checkpoint after every epoch and keeps the newest two.
+
+    Lightning's own writer does not sync and can lose an error, so the file is written under another
+    name, read back, synced and renamed. On SIGTERM the running epoch is given up: its steps are
+    made again, to the bit, on resuming.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder, self.keep = Path(folder), keep
+        self._stop = False
+
+    def setup(self, trainer, module, stage):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(signal, "SIGTERM") and stage == "fit":
+            try:
+                signal.signal(signal.SIGTERM, self._on_terminate)
+            except ValueError:
+                pass  # not in the main thread, as in a notebook's worker
+
+    def _on_terminate(self, *_):
+        self._stop = True
+
+    def on_train_batch_end(self, trainer, *_):
+        if self._stop:
+            trainer.should_stop = True
+            raise KeyboardInterrupt("asked to stop (SIGTERM); the last epoch's checkpoint is kept")
+
+    def on_train_epoch_end(self, trainer, module):
+        path = self.folder / f"epoch_{trainer.current_epoch:05d}.ckpt"
+        temporary = path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)  # all ranks take part, rank 0 writes
+        if trainer.is_global_zero:
+            torch.load(temporary, map_location="cpu", weights_only=False)  # our own file, written just now
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+            for old in sorted(self.folder.glob("epoch_*.ckpt"))[:-self.keep]:
+                old.unlink(missing_ok=True)
+
+    @staticmethod
+    def newest(folder: str | Path) -> Path | None:
+        """The newest checkpoint that can be read; a damaged one is passed over with a warning."""
+        for path in sorted(Path(folder).glob("epoch_*.ckpt"), reverse=True):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=False)
+                if "state_dict" not in state:
+                    raise ModelError("holds no weights")
+                return path
+            except Exception as error:  # torch raises many kinds on damaged files
+                text = str(error).splitlines()[0] if str(error) else type(error).__name__
+                warnings.warn(f"{path.name}: damaged checkpoint ({text[:80]}); the one before is used", stacklevel=2)
+        return None
+
+
+class Throughput(lightning.Callback):
+    """One line per epoch: losses, errors, images per second of a worker and of all; also as JSON lines."""
+
+    def __init__(self, folder: str | Path, batch_size: int, say=print):
+        self.path, self.batch_size, self.say = Path(folder) / "metrics.jsonl", batch_size, say
+
+    def on_train_epoch_start(self, trainer, module):
+        self._start, self._steps, self._waited, self._mark = time.perf_counter(), 0, 0.0, time.perf_counter()
+
+    def on_train_batch_start(self, *_):
+        self._waited += time.perf_counter() - self._mark
+
+    def on_train_batch_end(self, *_):
+        self._steps += 1
+        self._mark = time.perf_counter()
+        self._elapsed = self._mark - self._start
+
+    def on_train_epoch_end(self, trainer, module):
+        if not trainer.is_global_zero:
+            return
+        rate = self._steps * self.batch_size / self._elapsed
+        metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        row = {"epoch": trainer.current_epoch, "steps": trainer.global_step, "workers": trainer.world_size,
+               "images_per_second": round(rate, 2), "images_per_second_per_worker": round(rate / trainer.world_size, 2),
+               "input_wait": round(self._waited / self._elapsed, 4), **metrics}
+        with open(self.path, "a") as f:
+            f.write(json.dumps(row) + "\n")
+        text = f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: loss {row.get('loss', float('nan')):.4f}"
+        for name, unit in (("clean_time_since_pericentre", "clean |dt| {:.0f} Myr"),
+                           ("realism_time_since_pericentre", "realism |dt| {:.0f} Myr")):
+            if name in row:
+                text += ", " + unit.format(row[name])
+        self.say(f"{text}, {row['images_per_second_per_worker']:.0f} images/s per worker, "
+                 f"{rate:.0f} in all ({trainer.world_size} workers)")

@@ -1,0 +1,146 @@
+"""A recipe to weights: on one worker or many, from the start or from where it was left."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..config import Config
+from ..errors import ConfigError, DatasetError, ModelError
+from ..image.realism import RealismConfig
+from ..models.deepgalaxy import ModelConfig
+from .module import LossConfig, OptimiserConfig
+
+__all__ = ["TrainConfig", "fit", "world"]
+
+
+class TrainConfig(Config):
+    """A recipe."""
+
+    name: str = Field("model", min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
+    data: str = Field(description="the data set; a relative path is taken from the recipe's folder")
+    output: str = Field(description="folder for checkpoints, metrics and weights")
+    epochs: int = Field(10, ge=1)
+    images_per_epoch: int = Field(16384, ge=1)
+    batch_size: int = Field(64, ge=2, description="of all workers together")
+    validation_share: float = Field(0.12, gt=0, lt=1, description="of the encounters, held out for calibration")
+    validation_images: int = Field(1024, ge=1)
+    validate_every: int = Field(1, ge=1, description="epochs")
+    seed: int = Field(0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    realism: RealismConfig | None = Field(default_factory=RealismConfig, description="null for clean images only")
+
+
+def world() -> tuple[int, int]:
+    """Rank and number of workers, as torchrun or Slurm say."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ.get("RANK", 0)), int(os.environ["WORLD_SIZE"])
+    return 0, 1
+
+
+def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
+    """Train, or go on training, and write the weights.
+
+    Parameters
+    ----------
+    say : takes one line of text, on the first worker.
+    progress : draw a progress bar.
+
+    Returns
+    -------
+    path : of `model.safetensors`, the averaged weights with all that is needed to use them.
+
+    Raises
+    ------
+    ConfigError, DatasetError, ModelError
+    """
+    import lightning
+    import torch
+
+    from ..data.datamodule import EncounterImages, GlobalBatches, loader
+    from ..data.reader import Dataset
+    from ..data.splits import split_by_encounter
+    from ..models.weights import save_weights
+    from .callbacks import Checkpoints, Throughput
+    from .module import TrainingModule
+
+    # Chatter about things that are as they should be here.
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*|.*LeafSpec.*")
+    import logging
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    rank, n_workers = world()
+    if config.batch_size % n_workers:
+        raise ConfigError(f"batch_size = {config.batch_size}: must be a multiple of the {n_workers} workers")
+    dataset = Dataset(config.data)
+    if len(dataset.groups) < 2:
+        raise DatasetError(f"{config.data}: holds {len(dataset.groups)} encounter; training needs at least 2, "
+                           "one of them to validate")
+    if min(dataset.shape) < 2 * config.model.stride:
+        raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
+                           f"stride = {config.model.stride}; render larger ones or lower the stride")
+    train, validate = split_by_encounter(dataset.groups, (1 - config.validation_share, config.validation_share),
+                                         seed=config.seed)
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.json").write_text(config.to_json())
+    except OSError as error:
+        raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
+
+    training = EncounterImages(dataset, np.flatnonzero(np.isin(dataset.group, train)))
+    held = np.flatnonzero(np.isin(dataset.group, validate))
+    held = held[np.linspace(0, len(held) - 1, min(config.validation_images, len(held))).astype(int)]
+    validation = EncounterImages(dataset, held)
+    batches = GlobalBatches(len(training), config.batch_size, config.images_per_epoch, config.seed, rank, n_workers)
+    share = np.arange(len(validation))[rank::n_workers]
+    chunks = [share[i:i + 64].tolist() for i in range(0, len(share), 64)]
+    checks = [loader(validation, chunks)] + ([loader(validation, chunks)] if config.realism else [])
+
+    torch.manual_seed(config.seed)  # every worker starts from the same weights
+    module = TrainingModule(config.model, config.loss, config.optimiser, config.realism,
+                            total_steps=config.epochs * batches.steps, seed=config.seed,
+                            logarithmic=dataset.quantity == "log10_surface_density")
+    cuda = torch.cuda.is_available()
+    if n_workers > 1 and not cuda:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", n_workers))))
+    strategy = "auto"
+    if n_workers > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+        strategy = DDPStrategy(process_group_backend="nccl" if cuda else "gloo", gradient_as_bucket_view=True)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    trainer = lightning.Trainer(
+        accelerator="gpu" if cuda else "cpu", devices=local, num_nodes=max(1, n_workers // local),
+        strategy=strategy, max_epochs=config.epochs, precision=config.precision,
+        gradient_clip_val=config.optimiser.gradient_clip, use_distributed_sampler=False,
+        check_val_every_n_epoch=config.validate_every, num_sanity_val_steps=0, logger=False,
+        enable_checkpointing=False, enable_model_summary=False,
+        enable_progress_bar=progress and rank == 0,
+        callbacks=[Throughput(output, config.batch_size, say), Checkpoints(output / "checkpoints")])
+    newest = Checkpoints.newest(output / "checkpoints")
+    if newest is not None and rank == 0:
+        say(f"going on from {newest.name}")
+    try:
+        trainer.fit(module, loader(training, batches, config.loader_workers), checks, ckpt_path=newest,
+                    weights_only=False)
+    except RuntimeError as error:
+        if newest is not None and "state_dict" in str(error):
+            raise ModelError(f"{newest}: was trained with another architecture; choose another output or delete "
+                             "its checkpoints") from None
+        raise
+    path = output / "model.safetensors"
+    if trainer.is_global_zero and not trainer.interrupted:
+        save_weights(path, module.averaged.module, name=config.name, training=config,
+                     validation_encounters=[dataset.groups[g] for g in validate])
+    return path

@@ -1,0 +1,156 @@
+"""What happens in one step of training."""
+
+from __future__ import annotations
+
+import math
+
+import lightning
+import torch
+from pydantic import Field
+from torch.optim.swa_utils import AveragedModel
+
+from ..config import Config
+from ..image.observation import image_seeds, light_from_stored, observe_frames
+from ..image.realism import RealismConfig
+from ..labels import LABELS
+from ..models.deepgalaxy import DeepGalaxy, ModelConfig
+from ..models.losses import image_loss, kl_divergence, label_loss
+
+__all__ = ["LossConfig", "OptimiserConfig", "TrainingModule"]
+
+
+class LossConfig(Config):
+    """Weights of the parts of the loss."""
+
+    labels: dict[str, float] = Field(
+        {"time_since_pericentre": 1.0, "mass_ratio": 0.6, "size_ratio": 0.4, "view_inclination": 0.4, "stage": 0.3},
+        description="of each label's cross entropy")
+    latent_labels: float = Field(0.3, ge=0, description="of the same labels read off z")
+    reconstruction: float = Field(1.0, ge=0, description="of the FCAE's L1 + (1 - SSIM)")
+    latent_reconstruction: float = Field(0.5, ge=0, description="of the same through z")
+    maps: float = Field(0.2, ge=0, description="of the VAE's relative squared error on the activation maps")
+    kl: float = Field(0.003, ge=0, description="of the KL divergence, after its warm-up")
+    free_bits: float = Field(0.05, ge=0, description="nats per dimension of z that cost nothing")
+    kl_warmup: int = Field(1000, ge=0, description="steps")
+    decoded_share: float = Field(0.125, gt=0, le=1, description="of each batch that is reconstructed")
+    scale_known: float = Field(0.5, ge=0, le=1, description="share of images whose scale is told")
+    realistic: float = Field(0.75, ge=0, le=1, description="share of images with observational realism")
+
+
+class OptimiserConfig(Config):
+    """AdamW with warm-up and a cosine."""
+
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup: int = Field(200, ge=0, description="steps")
+    gradient_clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights, which are the result")
+
+
+class TrainingModule(lightning.LightningModule):
+    """The model, its losses and its optimiser.
+
+    Parameters
+    ----------
+    total_steps : length of the cosine.
+    seed : of everything that is drawn; step k of a resumed run draws what it would have drawn.
+    logarithmic : the data set stores log10 of the surface density.
+    """
+
+    def __init__(self, model: ModelConfig, loss: LossConfig, optimiser: OptimiserConfig,
+                 realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True):
+        super().__init__()
+        self.model = DeepGalaxy(model).to(memory_format=torch.channels_last)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=_moving_average(optimiser.ema), use_buffers=True)
+        self.averaged.requires_grad_(False)
+        self.loss, self.optimiser, self.realism = loss, optimiser, realism
+        self.total_steps, self.seed, self.logarithmic = total_steps, seed, logarithmic
+        self.validation: list[dict] = []
+
+    def training_step(self, batch, _):
+        # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
+        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
+        light = light_from_stored(batch["image"], self.logarithmic)
+        n_decoded = max(1, int(self.loss.decoded_share * len(light)))
+        seen = observe_frames(light, batch["pixel_scale"], image_seeds(self.seed, self.current_epoch, batch["index"]),
+                              self.realism, self.loss.realistic, jitter=True, n_ideal=n_decoded)
+        scale = torch.where(torch.rand(len(light)) < self.loss.scale_known, seen.scale, torch.nan)
+        parts = self.losses(seen.frames, scale, seen.ideal, batch)
+        total = sum(parts.values())
+        self.log_dict({"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}},
+                      on_step=False, on_epoch=True, sync_dist=True, batch_size=len(light))
+        return total
+
+    def losses(self, frames, scale, ideal, labels) -> dict[str, torch.Tensor]:
+        """The weighted parts of the loss; the first K frames are reconstructed towards ideal (K, 1, H, W)."""
+        w, n = self.loss, len(ideal)
+        encoding, logits = self.model(frames, scale)
+        z = self.model.vae.sample(encoding.mu, encoding.logvar, torch.randn_like(encoding.mu))
+        maps = self.model.vae.decode(z[:n], encoding.maps.shape[2:])
+        target = encoding.maps[:n].detach()
+        images = self.model.reconstruct(torch.cat([encoding.maps[:n], maps])).float()
+        kl_weight = w.kl * min(1.0, self.global_step / max(w.kl_warmup, 1))
+        return {
+            "labels": label_loss(logits, labels, w.labels),
+            "latent_labels": w.latent_labels * label_loss(self.model.latent_heads(z), labels, w.labels),
+            "reconstruction": w.reconstruction * image_loss(images[:n], ideal),
+            "latent_reconstruction": w.latent_reconstruction * image_loss(images[n:], ideal),
+            "maps": w.maps * (maps.float() - target).square().mean() / target.float().var().clamp(min=1e-6),
+            "kl": kl_weight * kl_divergence(encoding.mu.float(), encoding.logvar.float(), w.free_bits),
+        }
+
+    def on_train_batch_end(self, *_):
+        self.averaged.update_parameters(self.model)
+
+    @torch.no_grad()
+    def validation_step(self, batch, _, dataloader_idx=0):
+        light = light_from_stored(batch["image"], self.logarithmic)
+        seen = observe_frames(light, batch["pixel_scale"], image_seeds(self.seed + 1, 0, batch["index"]),
+                              self.realism if dataloader_idx else None)
+        _, logits = self.averaged.module(seen.frames, seen.scale)
+        row = {"realism": bool(dataloader_idx)}
+        for label in LABELS:
+            # The median of the distribution, to the nearest bin.
+            cdf = logits[label.name].float().softmax(1).cumsum(1)
+            bin_ = (cdf < 0.5).sum(1).clamp(max=label.n_bins - 1)
+            edges = torch.as_tensor(label.edges, dtype=torch.float32)
+            row[label.name] = (0.5 * (edges[bin_] + edges[bin_ + 1]) - batch[label.name]).abs()
+        self.validation.append(row)
+
+    def on_validation_epoch_end(self):
+        for realism in (False, True):
+            rows = [r for r in self.validation if r["realism"] == realism]
+            for label in LABELS if rows else ():
+                value = torch.cat([r[label.name] for r in rows]).nanmedian()
+                self.log(f"{'realism' if realism else 'clean'}_{label.name}", value, sync_dist=True)
+        self.validation.clear()
+
+    def configure_optimizers(self):
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": self.optimiser.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=self.optimiser.learning_rate)
+        warmup = max(self.optimiser.warmup, 1)
+
+        def rate(step):
+            progress = min(1.0, step / max(self.total_steps, 1))
+            return min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-3
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _moving_average(decay: float):
+    """Exponential average that forgets the first, random weights quickly."""
+
+    @torch.no_grad()
+    def update(averaged, current, n):
+        weight = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
+        floating = [i for i, p in enumerate(averaged) if p.is_floating_point()]
+        if floating:
+            torch._foreach_lerp_([averaged[i] for i in floating], [current[i] for i in floating], weight)
+        for i in set(range(len(averaged))) - set(floating):
+            averaged[i].copy_(current[i])
+
+    return update
