@@ -71,6 +71,12 @@ class Dataset:
     def __repr__(self) -> str:
         return f"<Dataset {self._source}: {len(self)} images of {len(self.groups)} encounters>"
 
+    @property
+    def identities(self) -> list[str]:
+        """Name and seed of each encounter, which tell encounters of different suites apart."""
+        return [f"{name}#{int(row['seed'])}" if "seed" in row else name
+                for name, row in zip(self.groups, self.attributes, strict=True)]
+
     def image(self, i: int) -> np.ndarray:
         """Image `i` in the stored quantity.
 

@@ -16,7 +16,7 @@ from ..image.realism import RealismConfig
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
 
-__all__ = ["TrainConfig", "fit", "world"]
+__all__ = ["TrainConfig", "fit", "read_recipe", "world"]
 
 
 class TrainConfig(Config):
@@ -113,8 +113,6 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
                             total_steps=config.epochs * batches.steps, seed=config.seed,
                             logarithmic=dataset.quantity == "log10_surface_density")
     cuda = torch.cuda.is_available()
-    if n_workers > 1 and not cuda:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", n_workers))))
     strategy = "auto"
     if n_workers > 1:
         from lightning.pytorch.strategies import DDPStrategy
@@ -144,3 +142,15 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         save_weights(path, module.averaged.module, name=config.name, training=config,
                      validation_encounters=[dataset.groups[g] for g in validate])
     return path
+
+
+def read_recipe(path: str | Path) -> TrainConfig:
+    """A recipe from YAML; relative paths in it are taken from its folder."""
+    from ..config import read_yaml
+
+    tree = read_yaml(path)
+    if isinstance(tree, dict):
+        for key in ("data", "output"):
+            if isinstance(tree.get(key), str):
+                tree[key] = os.path.normpath(Path(path).parent / tree[key])
+    return TrainConfig.parse(tree, str(path))

@@ -1,0 +1,5 @@
+"""`python -m deepgalaxy`, also under torchrun."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,339 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import ConfigError, DeepGalaxyError
+from .progress import progress, say
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="From a picture of two colliding galaxies to their story, with error bars.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.", rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="FITS, PNG, JPEG or TIFF", show_default=False)]
+ModelOption = Annotated[Path | None, typer.Option("--model", help="weights; without it, the shipped ones")]
+LibraryOption = Annotated[Path | None, typer.Option("--library", help="a library; without it, the shipped one")]
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="write JSON to a file, or to "
+                                                "standard output")]
+SchedulerOption = Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="of a Dask scheduler; "
+                                                     "without it, a local cluster")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="processes of the local cluster")]
+KpcOption = Annotated[float | None, typer.Option("--kpc-per-pixel", help="of the picture as it is")]
+ArcsecOption = Annotated[float | None, typer.Option("--arcsec-per-pixel", help="needs --redshift")]
+RedshiftOption = Annotated[float | None, typer.Option("--redshift", help="with --arcsec-per-pixel or a FITS WCS")]
+ExtOption = Annotated[str | None, typer.Option("--ext", help="extension of a FITS file, number or name")]
+
+
+def main() -> None:
+    """Entry point: errors of ours become one line, and the exit status 2."""
+    warnings.simplefilter("ignore")
+    try:
+        # Outside of its standalone mode the parser returns the status of typer.Exit.
+        sys.exit(app(standalone_mode=False) or 0)
+    except DeepGalaxyError as error:
+        say(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        say("stopped; what was finished is kept")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # usage errors of the parser
+            say(f"{error.format_message()} (see 'deepgalaxy --help')")
+            sys.exit(2)
+        raise
+
+
+@app.command(epilog="Example: deepgalaxy predict examples/* --report out/")
+def predict(images: Images, report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a "
+            "page and a figure per image; without it, to deepgalaxy-report/")] = None,
+            json_file: JsonOption = None, kpc_per_pixel: KpcOption = None, arcsec_per_pixel: ArcsecOption = None,
+            redshift: RedshiftOption = None, ext: ExtOption = None, model: ModelOption = None,
+            library: LibraryOption = None,
+            no_report: Annotated[bool, typer.Option("--no-report", help="only the table")] = False) -> None:
+    """The main job: when they met, how heavy and large, from where we look, and the look-alikes."""
+    from .inference.predictor import Scale, load
+
+    Scale(kpc_per_pixel, arcsec_per_pixel, redshift)  # bad usage ends here, before anything is loaded
+    predictor = load(model, library)
+    stories = []
+    with progress("predict", len(images)) as advance:
+        for story in predictor.predict_many(images, kpc_per_pixel=kpc_per_pixel, arcsec_per_pixel=arcsec_per_pixel,
+                                            redshift=redshift, ext=ext):
+            stories.append(story)
+            if isinstance(story, tuple):
+                say(f"ImageError: {story[1]}")
+            advance()
+    _write_json(json_file, [_as_dict(s) for s in stories])
+    if json_file != "-":
+        _print(_table(stories))
+    if not no_report and any(not isinstance(s, tuple) for s in stories):
+        from .report.html import write_report
+
+        page = write_report(stories, report if report is not None else Path("deepgalaxy-report"))
+        say(f"report: {page}")
+    _exit(stories)
+
+
+@app.command(epilog="Example: deepgalaxy search pair.png --matches 10")
+def search(images: Images, matches: Annotated[int, typer.Option("--matches", min=1, max=100)] = 5,
+           json_file: JsonOption = None, ext: ExtOption = None, model: ModelOption = None,
+           library: LibraryOption = None) -> None:
+    """Look-alikes only."""
+    from .inference.predictor import load
+
+    predictor = load(model, library)
+    if predictor.library is None:
+        raise ConfigError("search needs a library; give --library, or make one with 'deepgalaxy index'")
+    stories = list(predictor.predict_many(images, ext=ext, n_matches=matches))
+    rows = []
+    for story in stories:
+        if isinstance(story, tuple):
+            say(f"ImageError: {story[1]}")
+            rows.append({"image": story[0], "error": story[1]})
+        else:
+            rows.append({"image": story.image, "matches": [m.to_dict() for m in story.matches]})
+    _write_json(json_file, rows)
+    if json_file != "-":
+        from rich.table import Table
+
+        table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
+        for row in rows:
+            for i, m in enumerate(row.get("matches", [])):
+                table.add_row(Path(row["image"]).name if i == 0 else "", m["encounter"], f"{m['time_myr']:+.0f}",
+                              f"{m['mass_ratio']:.2f}", f"{m['size_ratio']:.2f}", f"{m['view']:.0f}",
+                              f"{m['distance']:.2f}")
+        _print(table)
+    _exit(stories)
+
+
+@app.command(epilog="Example: deepgalaxy simulate recipes/shipped_suite.yaml -o runs/")
+def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
+             output: Annotated[Path, typer.Option("-o", "--output", help="folder of encounter files")],
+             scheduler: SchedulerOption = None, workers: WorkersOption = None, json_file: JsonOption = None) -> None:
+    """Encounters to snapshots: runs what is missing in the folder, and can be started again at any time."""
+    from .simulate.suite import SuiteConfig, dask_client, run_suite
+
+    config = SuiteConfig.from_yaml(suite)
+    total = len(config.encounters())
+    failed = {}
+    with dask_client(scheduler, workers) as client, progress("simulate", total) as advance:
+        missing = sum(not (output / f"{e.name}.h5").exists() for e in config.encounters())
+        advance(total - missing)
+        for name, error in run_suite(config, output, client):
+            if error:
+                failed[name] = error
+                say(f"{name}: {error}")
+            advance()
+    _write_json(json_file, {"suite": config.name, "encounters": total, "run": missing, "failed": failed})
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command(epilog="Example: deepgalaxy render runs/ -o suite.h5 --pixels 160")
+def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files")],
+           output: Annotated[Path, typer.Option("-o", "--output", help="the data set, HDF5")],
+           config: Annotated[Path | None, typer.Option("--config", help="YAML of the rendering")] = None,
+           pixels: Annotated[int | None, typer.Option("--pixels", help="on a side")] = None,
+           cameras: Annotated[str | None, typer.Option("--cameras", help="cube (14 fixed), or a number of "
+                                                       "random directions per snapshot")] = None,
+           field_of_view: Annotated[float | None, typer.Option("--field-of-view", help="kpc; without it, framed "
+                                                               "by content")] = None,
+           scheduler: SchedulerOption = None, workers: WorkersOption = None) -> None:
+    """Snapshots to the data set; goes on where it was interrupted."""
+    from .config import read_yaml
+    from .data.build import build_dataset, encounter_files
+    from .image.render import RenderConfig
+    from .simulate.suite import dask_client
+
+    tree = dict(read_yaml(config) or {}) if config else {}
+    options = {"n_pixels": pixels, "field_of_view": field_of_view}
+    if cameras is not None:
+        options |= {"cameras": "cube"} if cameras == "cube" else {"cameras": "random", "n_cameras": cameras}
+    tree |= {k: v for k, v in options.items() if v is not None}
+    settings = RenderConfig.parse(tree, str(config or "options"))
+    total = len(encounter_files(runs))
+    with dask_client(scheduler, workers) as client, progress("render", total) as advance:
+        for _ in build_dataset(runs, output, settings, client):
+            advance()
+
+
+@app.command(epilog="Example: deepgalaxy check suite.h5")
+def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, model, library or image")]) -> None:
+    """Is this file sound? Says what is wrong, line by line."""
+    from .inference.check import check_file
+
+    kind, problems = check_file(file)
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(2)
+    print(f"{file}: sound {kind}")
+
+
+@app.command(epilog="Examples: deepgalaxy train recipe.yaml; "
+             "torchrun --nproc-per-node 2 -m deepgalaxy train recipe.yaml")
+def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], json_file: JsonOption = None) -> None:
+    """Train, or go on training; on one worker, or under torchrun or Slurm on many."""
+    from .training.fit import fit, read_recipe, world
+
+    path = fit(read_recipe(recipe), say=say, progress=sys.stderr.isatty())
+    if world()[0] == 0:
+        say(f"weights: {path}")
+        rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+        _write_json(json_file, {"weights": str(path), "epochs": rows})
+
+
+@app.command(epilog="Example: deepgalaxy evaluate --protocol unseen --json -")
+def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen")] = "unseen",
+             model: ModelOption = None, library: LibraryOption = None,
+             data: Annotated[Path | None, typer.Option("--data", help="a data set; without it, held-out encounters "
+                                                       "are simulated into the cache first")] = None,
+             n_images: Annotated[int, typer.Option("--images", min=16, help="at most so many")] = 3000,
+             report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page")] = None,
+             json_file: JsonOption = None) -> None:
+    """Errors and coverage on encounters that the model has never seen."""
+    if protocol != "unseen":
+        raise ConfigError(f"protocol = {protocol}: is not known; allowed: unseen")
+    from .data.held_out import held_out_dataset
+    from .data.reader import Dataset
+    from .inference.evaluate import evaluate_unseen
+    from .inference.predictor import load
+
+    predictor = load(model, library)
+    dataset = Dataset(data if data is not None else held_out_dataset())
+    n = min(n_images, len(dataset))
+    with progress("evaluate", 3 * n) as advance:
+        result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n, on_batch=advance)
+    _write_json(json_file, result)
+    if json_file != "-":
+        _print(_evaluation_table(result))
+    if report is not None:
+        from .report.evaluation import write_evaluation
+
+        say(f"report: {write_evaluation(result, samples, report)}")
+
+
+@app.command(epilog="Example: deepgalaxy index --model out/model.safetensors --data suite.h5 -o out/")
+def index(model: Annotated[Path, typer.Option("--model")], data: Annotated[Path, typer.Option("--data")],
+          output: Annotated[Path, typer.Option("-o", "--output", help="folder of the library")],
+          n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 24000,
+          no_calibration: Annotated[bool, typer.Option("--no-calibration", help="keep the model's temperatures")]
+          = False) -> None:
+    """Calibrate the model on its held-out encounters, and make its library of reference images."""
+    from .data.reader import Dataset
+    from .search.build import build_library, calibrate
+
+    if not no_calibration:
+        temperatures = calibrate(model, data)
+        say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items()))
+    with progress("index", min(n_images, len(Dataset(data)))) as advance:
+        n = build_library(model, data, output / "library.h5", n_images, advance)
+    say(f"library: {output / 'library.h5'}, {n} images")
+
+
+@app.command(epilog="Example: deepgalaxy demo -o out/")
+def demo(output: Annotated[Path, typer.Option("-o", "--output", help="folder for everything")] = Path("out"),
+         minutes: Annotated[float, typer.Option("--minutes", min=0.1, max=60, help="of training")] = 2.0) -> None:
+    """The whole chain, small: simulate, render, train, index, evaluate, predict, report."""
+    from .demo import run_demo
+
+    run_demo(output, minutes, say)
+
+
+@bench_app.command("inference", epilog="Example: deepgalaxy bench inference --json -")
+def bench_inference(json_file: JsonOption = None, model: ModelOption = None, library: LibraryOption = None,
+                    runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
+    """Images per second in batch, and seconds for one picture from a cold shell."""
+    from .bench import measure_inference
+
+    _show_bench(measure_inference(model, library, runs), json_file)
+
+
+@bench_app.command("scaling", epilog="Example: deepgalaxy bench scaling --workers 1 --workers 2")
+def bench_scaling(workers: Annotated[list[int] | None, typer.Option("--workers", min=1, help="give it once per "
+                  "number of workers; without it, 1 and 2")] = None, json_file: JsonOption = None,
+                  runs: Annotated[int, typer.Option("--runs", min=1)] = 3,
+                  steps: Annotated[int, typer.Option("--steps", min=2, help="per run")] = 20) -> None:
+    """Weak scaling of training: images per second of n workers over n times those of one."""
+    from .bench import measure_scaling
+
+    _show_bench(measure_scaling(workers or [1, 2], runs, steps, say), json_file)
+
+
+def _as_dict(story) -> dict:
+    return {"image": story[0], "error": story[1]} if isinstance(story, tuple) else story.to_dict()
+
+
+def _write_json(where: str | None, value) -> None:
+    if where is None:
+        return
+    from .report.html import json_ready
+
+    text = json.dumps(json_ready(value), indent=1) + "\n"
+    if where == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(where).parent.mkdir(parents=True, exist_ok=True)
+        Path(where).write_text(text)
+    except OSError as error:
+        raise ConfigError(f"--json {where}: cannot be written ({error.strerror})") from None
+
+
+def _print(renderable) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    console.print(renderable)
+
+
+def _table(stories):
+    from .report.terminal import story_table
+
+    return story_table(stories)
+
+
+def _evaluation_table(result: dict):
+    from rich.table import Table
+
+    table = Table("label", "images", "median |error|", "guessing", "68 % covers", "95 % covers",
+                  title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters")
+    for part in ("clean", "realism", "realism_without_scale"):
+        for name, v in result[part].items():
+            if "median_abs_error" in v:
+                table.add_row(name, part, f"{v['median_abs_error']:.3g} {v['unit']}",
+                              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.0f} %",
+                              f"{100 * v['coverage95']:.0f} %")
+    r = result["reconstruction"]
+    table.caption = f"SSIM {r['ssim_fcae']:.3f} (FCAE), {r['ssim_vae']:.3f} (through z)"
+    if "neighbours" in result:
+        table.caption += f"; 5 nearest in z: median |dt| {result['neighbours']['median_abs_dt_5']:.0f} Myr"
+    return table
+
+
+def _show_bench(result: dict, json_file: str | None) -> None:
+    _write_json(json_file, result)
+    if json_file == "-":
+        return
+    from .bench import bench_table
+
+    _print(bench_table(result))
+
+
+def _exit(stories) -> None:
+    failed = sum(isinstance(s, tuple) for s in stories)
+    raise typer.Exit(0 if not failed else 2 if failed == len(stories) else 1)

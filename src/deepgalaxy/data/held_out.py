@@ -1,0 +1,60 @@
+"""Encounters that no shipped model has seen, simulated when they are first needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib import resources
+from pathlib import Path
+
+from ..config import Config, read_yaml
+from ..errors import DatasetError
+from ..image.render import RenderConfig
+from ..progress import progress
+from ..simulate.suite import SuiteConfig, dask_client, run_suite
+from .build import build_dataset
+
+__all__ = ["cache_folder", "held_out_dataset"]
+
+
+class _HeldOut(Config):
+    suite: SuiteConfig
+    render: RenderConfig
+
+
+def cache_folder() -> Path:
+    """$DEEPGALAXY_CACHE, or deepgalaxy in the user's cache."""
+    own = os.environ.get("DEEPGALAXY_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deepgalaxy"
+
+
+def held_out_dataset() -> Path:
+    """The data set of the shipped recipe's held-out encounters; made in minutes if it is not in the cache.
+
+    Raises
+    ------
+    DatasetError
+        If an encounter fails, or the cache cannot be written.
+    """
+    recipe = resources.files("deepgalaxy") / "shipped" / "held_out.yaml"
+    config = _HeldOut.parse(read_yaml(str(recipe)), "held_out.yaml")
+    name = hashlib.sha256(config.to_json().encode()).hexdigest()[:12]
+    folder = cache_folder() / f"held-out-{name}"
+    path = folder / "held_out.h5"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be written ({error.strerror}); set DEEPGALAXY_CACHE") from None
+    encounters = len(config.suite.encounters())
+    with dask_client() as client:
+        with progress("simulate held-out encounters", encounters) as advance:
+            for encounter, error in run_suite(config.suite, folder / "runs", client):
+                if error:
+                    raise DatasetError(f"held-out {encounter} failed: {error}")
+                advance()
+        with progress("render", encounters) as advance:
+            for _ in build_dataset(folder / "runs", path, config.render, client):
+                advance()
+    return path

@@ -1,0 +1,72 @@
+"""Is a file sound?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DeepGalaxyError
+
+__all__ = ["check_file"]
+
+
+def check_file(path: str | Path) -> tuple[str, list[str]]:
+    """What kind of file it is, and what is wrong with it (empty if nothing is).
+
+    Kinds: data set, encounter, library, model, image.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and (path / "library.h5").is_file():
+            path = path / "library.h5"
+        if path.suffix == ".safetensors":
+            from ..models.weights import load_weights
+
+            load_weights(path)
+            return "model", []
+        kind = _hdf5_kind(path)
+        if kind == "encounter":
+            from ..simulate.snapshot import Encounter
+
+            return kind, _check_encounter(Encounter.read(path))
+        if kind == "library":
+            from ..search.library import Library
+
+            Library(path)
+            return kind, []
+        if kind == "data set":
+            from ..data.schema import check_dataset
+
+            return kind, check_dataset(path)
+        from ..image.reader import read
+
+        read(path)
+        return "image", []
+    except DeepGalaxyError as error:
+        return "file", [f"{type(error).__name__}: {error}"]
+
+
+def _hdf5_kind(path: Path) -> str | None:
+    import h5py
+
+    try:
+        with open(path, "rb") as f:
+            if f.read(8) != b"\x89HDF\r\n\x1a\n":
+                return "data set" if path.suffix in (".h5", ".hdf5") else None
+    except OSError:
+        return None
+    try:
+        with h5py.File(path, "r") as f:
+            kind = f.attrs.get("format")
+    except (OSError, RuntimeError):
+        return "data set"
+    return {"deepgalaxy-encounter": "encounter", "deepgalaxy-library": "library"}.get(kind, "data set")
+
+
+def _check_encounter(encounter) -> list[str]:
+    problems = []
+    for name in ("energy_drift", "angular_momentum_drift"):
+        drift = encounter.parameters.get(name, float("nan"))
+        if not drift <= 0.01:
+            problems.append(f"{encounter.name}: {name} is {100 * drift:.2f} %, more than 1 %; lower the time step "
+                            "or the opening angle")
+    return problems

@@ -1,0 +1,212 @@
+"""The main job: a picture in, its story out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError, DeepGalaxyError, LibraryError
+from ..image.preprocess import FRAME_PIXELS, Framing, cut_frames, find_frames, stretch, to_canvas
+from ..image.reader import Picture, from_array, read
+from ..labels import LABELS
+from ..models.weights import Weights, load_weights
+from ..search.library import Library
+from ..units import kpc_per_arcsec
+from .posterior import distributions, summarise, views_of
+from .story import QUANTILES, Story
+
+__all__ = ["Predictor", "Scale", "load", "shipped"]
+
+#: Sides of the frames seen in training, kpc; outside, the scale is not to be believed.
+_FRAME_KPC = (25.0, 450.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is known about the size of a pixel.
+
+    kpc_per_pixel alone, or redshift with arcsec_per_pixel (or with the picture's own WCS).
+    """
+
+    kpc_per_pixel: float | None = None
+    arcsec_per_pixel: float | None = None
+    redshift: float | None = None
+
+    def __post_init__(self):
+        for name, high in (("kpc_per_pixel", 1e3), ("arcsec_per_pixel", 3600), ("redshift", 20)):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and 0 < value <= high):
+                raise ConfigError(f"{name} must be in (0, {high:g}], got {value:g}")
+        if self.arcsec_per_pixel is not None and self.redshift is None:
+            raise ConfigError(f"arcsec_per_pixel = {self.arcsec_per_pixel:g}: needs redshift too, to become kpc")
+        if self.kpc_per_pixel is not None and (self.arcsec_per_pixel is not None or self.redshift is not None):
+            raise ConfigError("kpc_per_pixel says all; leave arcsec_per_pixel and redshift out")
+
+    def of(self, picture: Picture) -> tuple[float | None, str]:
+        """kpc per pixel of a picture, and where it is from: given, wcs or content."""
+        if self.kpc_per_pixel is not None:
+            return self.kpc_per_pixel, "given"
+        if self.redshift is not None:
+            if self.arcsec_per_pixel is not None:
+                return self.arcsec_per_pixel * kpc_per_arcsec(self.redshift), "given"
+            if picture.arcsec_per_pixel is not None:
+                return picture.arcsec_per_pixel * kpc_per_arcsec(self.redshift), "wcs"
+        return None, "content"
+
+
+def shipped(name: str) -> Path:
+    """Path of a file that ships with the package: model.safetensors or library.h5."""
+    return Path(str(resources.files("deepgalaxy") / "shipped" / name))
+
+
+def load(model: str | Path | None = None, library: str | Path | None = None) -> Predictor:
+    """A predictor, from weights and a library; without them, from those that ship with the package.
+
+    Raises
+    ------
+    ModelError, LibraryError
+        If a file is missing, damaged, or the library belongs to another model.
+    """
+    weights = load_weights(model if model is not None else shipped("model.safetensors"))
+    if library is None and model is not None:
+        beside = Path(model).parent / "library.h5"
+        return Predictor(weights, Library(beside) if beside.is_file() else None)
+    return Predictor(weights, Library(library if library is not None else shipped("library.h5")))
+
+
+class Predictor:
+    """Weights and a library, ready to answer.
+
+    Parameters
+    ----------
+    library : without one, matches and familiarity are left out.
+    n_views : mirrored and turned views of each image that are averaged, 1 to 8.
+    """
+
+    def __init__(self, weights: Weights, library: Library | None = None, n_views: int = 8):
+        if library is not None and library.model_sha256 != weights.sha256:
+            raise LibraryError(f"{library.path}: was made with another model ({library.model_sha256[:12]}, not "
+                               f"{weights.sha256[:12]}); make it again with 'deepgalaxy index'")
+        self.weights, self.library, self.n_views = weights, library, n_views
+        self._temperatures = weights.metadata.get("temperatures", {})
+
+    def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
+                redshift: float | None = None, ext: int | str | None = None, n_matches: int = 5) -> Story:
+        """The story of one picture.
+
+        Parameters
+        ----------
+        image : a path (FITS, PNG, JPEG, TIFF), an array (see `reader.from_array`) or a Picture.
+        kpc_per_pixel, arcsec_per_pixel, redshift : of the picture as read, see `Scale`.
+        ext : extension of a FITS file.
+
+        Raises
+        ------
+        ImageError
+            If the picture cannot be read or holds no light.
+        ConfigError
+            If the scale makes no sense.
+        """
+        scale = Scale(kpc_per_pixel, arcsec_per_pixel, redshift)
+        if isinstance(image, Picture):
+            picture = image
+        elif isinstance(image, np.ndarray):
+            picture = from_array(image)
+        else:
+            picture = read(image, ext)
+        canvas, canvas_pixel = to_canvas(picture.pixels, picture.mask)
+        framing = find_frames(canvas)
+        frame = stretch(cut_frames(canvas, framing))
+        kpc, source = scale.of(picture)
+        side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
+        side = side_pixels * kpc if kpc is not None else None
+        log_scale = torch.tensor([np.log10(side / 100) if side else np.nan], dtype=torch.float32)
+        probability, mu = distributions(self.weights.model, frame, log_scale, self._temperatures, self.n_views)
+        properties, stage, curves = summarise(probability, 0, QUANTILES)
+        z = mu[:, 0].numpy()
+        matches, familiarity = [], float("nan")
+        if self.library is not None:
+            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=self.n_views)])
+            matches = self.library.matches(z, views, n_matches)
+            familiarity = self.library.familiarity(z)
+        story = Story(
+            image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
+            properties=properties, stage=stage, familiarity=familiarity,
+            flags=picture.flags + _flags(framing, side, familiarity, properties), matches=matches,
+            distributions=curves, z=z[0], display=picture.display,
+            frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy())
+        with torch.inference_mode():
+            encoding = self.weights.model.encode(frame)
+            story.reconstruction = self.weights.model.reconstruct(encoding.maps)[0, 0].numpy().clip(0, 1)
+        return story
+
+    def predict_many(self, images: Iterable, **options) -> Iterator[Story | tuple[str, str]]:
+        """Stories of many pictures, in their order; (name, error) for one that has none."""
+        for image in images:
+            try:
+                yield self.predict(image, **options)
+            except DeepGalaxyError as error:
+                yield (image if isinstance(image, str) else getattr(image, "name", str(image))), str(error)
+
+    def predict_batch(self, images: np.ndarray, kpc_per_pixel: np.ndarray | None = None, n_views: int = 1):
+        """Posteriors and latent means of equally large arrays, at full speed.
+
+        Parameters
+        ----------
+        images : (B, H, H) float, y upwards.
+        kpc_per_pixel : (B,), NaN where unknown.
+
+        Returns
+        -------
+        probability : {label: (B, n_bins)}.
+        z : (B, latent_size).
+        """
+        canvas = torch.from_numpy(np.asarray(images, np.float32))[:, None]
+        framing = find_frames(canvas)
+        frames = stretch(cut_frames(canvas, framing))
+        kpc = np.full(len(images), np.nan) if kpc_per_pixel is None else np.asarray(kpc_per_pixel, float)
+        scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
+        probability, mu = distributions(self.weights.model, frames, scale, self._temperatures, n_views)
+        return probability, mu[0].numpy()
+
+
+def _flags(framing: Framing, side: float | None, familiarity: float, properties: dict) -> list[str]:
+    flags = []
+    if not framing.found[0]:
+        flags.append("no light stands out of the background: the whole picture was taken")
+    reach = np.abs(framing.centre[0]) + framing.half_side[0] / 1.35
+    if framing.found[0] and reach.max() > 1.02:
+        flags.append("the light reaches the border: parts of the system may be outside of the picture")
+    if framing.crowded[0]:
+        flags.append(f"{framing.crowded[0]} other sources in the field were taken as not belonging")
+    if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
+        flags.append(f"the framed light spans {side:.0f} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
+                     f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale")
+    if familiarity < 0.02:
+        flags.append("unlike anything simulated here: do not trust the numbers")
+    label = LABELS[0]
+    p = properties[label.name]
+    if p["p95"] - p["p05"] > 0.6 * (label.high - label.low):
+        flags.append("the picture hardly constrains the time")
+    return flags
+
+
+def _frame_box(framing: Framing, canvas, canvas_pixel: float, picture: Picture) -> np.ndarray:
+    """Corners (4, 2) of the frame in pixels of `picture.display`, whose y points down."""
+    corner = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
+    c, s = np.cos(framing.angle[0]), np.sin(framing.angle[0])
+    unit = framing.centre[0] + framing.half_side[0] * corner @ np.array([[c, s], [-s, c]])
+    height, width = picture.pixels.shape
+    side = max(height, width)
+    x = (unit[:, 0] + 1) / 2 * side - (side - width) // 2
+    y = (unit[:, 1] + 1) / 2 * side - (side - height) // 2
+    shrink = picture.display.shape[1] / width
+    return np.column_stack([x, height - y]) * shrink
+
+
+assert FRAME_PIXELS % 16 == 0  # the default stride divides a frame

@@ -1,0 +1,41 @@
+"""Progress: a bar on a terminal, plain lines elsewhere; always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+
+__all__ = ["progress", "say"]
+
+
+def say(text: str) -> None:
+    """One line for a person, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(title: str, total: int):
+    """Yields advance(n=1), to be called as work gets done."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda n=1: bar.advance(task, n)
+        return
+    start, done, said = time.monotonic(), 0, time.monotonic()
+
+    def advance(n: int = 1) -> None:
+        nonlocal done, said
+        done += n
+        now = time.monotonic()
+        if now - said > 15 and done < total:
+            left = (now - start) / done * (total - done)
+            say(f"{title}: {done}/{total}, {left:.0f} s left")
+            said = now
+
+    yield advance
+    say(f"{title}: {done}/{total} in {time.monotonic() - start:.0f} s")

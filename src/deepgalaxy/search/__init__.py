@@ -1,0 +1,1 @@
+"""Look-alikes among the simulated encounters."""
