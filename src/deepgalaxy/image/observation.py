@@ -56,7 +56,7 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     jitter : mirror, and misplace the frame a little, as training wants it.
     n_ideal : for how many of the images the undisturbed frame is asked for too.
     """
-    b, canvas, ideal, zoom = len(light), light, light, torch.ones(len(light))
+    canvas, ideal, zoom = light, light, torch.ones(len(light))
     if realism is not None:
         draws = draw(seeds, light.shape[-1])
         observed, moved, factor = observe(light, draws, realism)
@@ -66,13 +66,12 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
         zoom = torch.where(active, factor, zoom)
     framing = find_frames(canvas)
     if jitter:
-        framing = _jitter(framing, seeds)
+        framing, mirrors = _jitter(framing, seeds)
     frames = stretch(cut_frames(canvas, framing, size))
     first = Framing(*(getattr(framing, name)[:n_ideal] for name in Framing.__dataclass_fields__))
     ideal = stretch(cut_frames(ideal[:n_ideal], first, size)) if n_ideal else frames[:0]
     if jitter:
-        rng = np.random.default_rng(int(seeds[0]))
-        for axis, mask in zip((2, 3), rng.random((2, b)) < 0.5, strict=True):
+        for axis, mask in zip((2, 3), mirrors, strict=True):
             mask = torch.from_numpy(mask)[:, None, None, None]
             frames = torch.where(mask, frames.flip(axis), frames)
             ideal = torch.where(mask[:n_ideal], ideal.flip(axis), ideal)
@@ -80,7 +79,9 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     return Observation(frames, torch.log10(side / 100), ideal)
 
 
-def _jitter(framing: Framing, seeds) -> Framing:
+def _jitter(framing: Framing, seeds) -> tuple[Framing, np.ndarray]:
+    """Frames a little off, and which of them (2, B) to mirror along y and x; from each image's own seed."""
     rng = [np.random.default_rng(int(s)) for s in seeds]
     n = np.array([g.standard_normal(4) for g in rng])
-    return framing.jittered(0.05 * n[:, :2], np.exp(0.1 * n[:, 2]), np.radians(6) * n[:, 3])
+    mirrors = np.array([g.random(2) < 0.5 for g in rng]).T
+    return framing.jittered(0.05 * n[:, :2], np.exp(0.1 * n[:, 2]), np.radians(6) * n[:, 3]), mirrors

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import types
 
 import torch
 from torch import nn
@@ -30,8 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: str, stride: int, channels: int, pretrained: bool = False):
         super().__init__()
-        import timm
-
+        timm = _timm()
         if not timm.is_model(backbone):
             close = difflib.get_close_matches(backbone, timm.list_models(), n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
@@ -65,3 +66,31 @@ class Encoder(nn.Module):
         if self.channels_last:
             maps = maps.permute(0, 3, 1, 2)
         return self.neck(maps)  # -> (B, C, h, w)
+
+
+def _timm():
+    """timm, without torch's compiler.
+
+    timm and torchvision import the whole of torch._dynamo for a decorator and a constant: 4.7 s of 6.9,
+    more than all the rest of a prediction. Nothing is compiled here, so both get an empty stand-in
+    while they are imported; who asks for torch._dynamo later gets the real one.
+    """
+    if "timm" not in sys.modules and "torch._dynamo" not in sys.modules:
+        dynamo, utils = types.ModuleType("torch._dynamo"), types.ModuleType("torch._dynamo.utils")
+        dynamo.__path__, dynamo.utils = [], utils
+        dynamo.disable = lambda fn=None, *args, **kwargs: fn if fn is not None else lambda f: f
+        utils.is_compile_supported = lambda device: False
+        stand_ins = {"torch._dynamo": dynamo, "torch._dynamo.utils": utils}
+        sys.modules.update(stand_ins)
+        try:
+            import timm  # noqa: F401
+        except (ImportError, AttributeError):
+            # Another version wants more of it: start again with the real one.
+            for name in [n for n in sys.modules if n.split(".")[0] in ("timm", "torchvision")]:
+                del sys.modules[name]
+        finally:
+            for name in stand_ins:
+                sys.modules.pop(name, None)
+    import timm
+
+    return timm

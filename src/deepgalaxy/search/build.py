@@ -42,7 +42,7 @@ def calibrate(model: str | Path, data: str | Path, n_images: int = 1536) -> dict
     held_names = set(weights.metadata.get("validation_encounters", []))
     training = [identity for identity, name in zip(dataset.identities, dataset.groups, strict=True)
                 if name not in held_names]
-    update_metadata(model, temperatures=temperatures, training_encounters=training)
+    update_metadata(model, temperatures=temperatures, training_encounters=training, n_images=len(dataset))
     return temperatures
 
 
