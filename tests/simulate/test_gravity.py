@@ -64,7 +64,7 @@ def test_opening_everything_is_exact_to_single_precision(system):
 def test_leaf_and_group_sizes_only_change_the_error(system, leaf_size, group_size):
     x, m, softening, acceleration, _ = system
     a, _ = Tree(x, m, softening, 0.6, leaf_size).accelerations(group_size)
-    assert np.median(relative_errors(a, acceleration)) <= 5e-3
+    assert np.median(relative_errors(a, acceleration)) <= 7e-3
 
 
 def test_order_of_the_particles_does_not_matter(system):

@@ -50,12 +50,13 @@ class Encoder(nn.Module):
                                       pretrained=pretrained)
         self.stride, self.channels = stride, channels
         self.neck = nn.Conv2d(self.body.feature_info.channels()[-1], channels, 1)
-        # Some backbones answer with channels last; whether this one does is seen once, here.
-        with torch.no_grad():
-            self.eval()
-            probe = self.body(torch.zeros(1, 3, 4 * stride, 4 * stride))[0]
-            self.train()
+        # What comes after the stride still runs in some families; it is cut off here, once it is seen to be unused.
+        # Some backbones answer with channels last, which is seen here too.
+        self.eval()
+        probe = self.body(torch.rand(1, 3, 4 * stride, 4 * stride))[0]
         self.channels_last = probe.shape[1] != self.neck.in_channels
+        _cut_unused(self.body, probe)
+        self.train()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Activation maps of grey images."""
@@ -66,6 +67,24 @@ class Encoder(nn.Module):
         if self.channels_last:
             maps = maps.permute(0, 3, 1, 2)
         return self.neck(maps)  # -> (B, C, h, w)
+
+
+def _cut_unused(body: nn.Module, output: torch.Tensor) -> None:
+    """Drop the trailing blocks that the output does not depend on, and freeze what is left without a gradient."""
+    with torch.enable_grad():
+        output.sum().backward()
+
+    def unused(module):
+        parameters = list(module.parameters())
+        return bool(parameters) and all(p.grad is None for p in parameters)
+
+    for module in list(body.modules()):
+        if isinstance(module, nn.Sequential):
+            while len(module) > 1 and unused(module[-1]):
+                del module[-1]
+    for parameter in body.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
 
 
 def _timm():

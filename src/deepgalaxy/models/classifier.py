@@ -37,9 +37,10 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, width: int = 256, n_classes: int = 0):
         super().__init__()
+        # Most of the work is done at half the size, where it is cheap.
         self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(),
-            _Block(width), nn.AvgPool2d(2, ceil_mode=True), _Block(width))
+            nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(), _Block(width),
+            nn.AvgPool2d(2, ceil_mode=True), _Block(width), _Block(width), _Block(width))
         self.mix = nn.Sequential(nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Dropout(0.1),
                                  nn.Linear(width, width), nn.SiLU())
         self.heads = Heads(width, n_classes=n_classes)

@@ -90,10 +90,11 @@ class Throughput(lightning.Callback):
         self._elapsed = self._mark - self._start
 
     def on_train_epoch_end(self, trainer, module):
+        measured = trainer.callback_metrics  # reading it sums over all workers, so every one of them must
         if not trainer.is_global_zero:
             return
         rate = self._steps * self.batch_size / self._elapsed
-        metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        metrics = {k: round(float(v), 5) for k, v in measured.items() if not k.endswith("_step")}
         row = {"epoch": trainer.current_epoch, "steps": trainer.global_step, "workers": trainer.world_size,
                "images_per_second": round(rate, 2), "images_per_second_per_worker": round(rate / trainer.world_size, 2),
                "input_wait": round(self._waited / self._elapsed, 4), **metrics}

@@ -1,0 +1,107 @@
+"""What several test files share: a tiny data set, a tiny model with its library, and how to call the program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+import deepgalaxy
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: One step of training of this model takes 0.1 s on one core.
+TINY_MODEL = {"backbone": "mobilenetv4_conv_small_035", "channels": 16, "latent_size": 8, "classifier_width": 32,
+              "decoder_width": 24}
+
+
+def _other_encounters(path: Path, prefix: str) -> Path:
+    """Rename the groups, so that they are encounters of another suite."""
+    with h5py.File(path, "r+") as f:
+        for name in list(f):
+            f.move(name, name.replace("encounter", prefix))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """Path of a data set: 6 encounters x 8 snapshots x 3 cameras of 64 pixels, two Gaussian blobs each."""
+    from deepgalaxy.data.writer import write_dummy_dataset
+
+    path = tmp_path_factory.mktemp("data") / "tiny.h5"
+    return write_dummy_dataset(path, n_encounters=6, n_snapshots=8, n_cameras=3, n_pixels=64)
+
+
+@pytest.fixture(scope="session")
+def other_dataset(tmp_path_factory):
+    """Path of a data set of two encounters that `tiny_model` has never seen."""
+    from deepgalaxy.data.writer import write_dummy_dataset
+
+    path = tmp_path_factory.mktemp("other") / "other.h5"
+    write_dummy_dataset(path, n_encounters=2, n_snapshots=8, n_cameras=2, n_pixels=64, seed=1)
+    return _other_encounters(path, "other")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_dataset, tmp_path_factory):
+    """Folder with model.safetensors and library.h5: 30 steps of training, calibrated, all images in the library."""
+    from deepgalaxy.search.build import build_library, calibrate
+    from deepgalaxy.training.fit import TrainConfig, fit
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    recipe = TrainConfig(
+        name="tiny", data=str(tiny_dataset), output=str(folder), epochs=2, images_per_epoch=240, batch_size=16,
+        validation_share=0.34, validation_images=16, validate_every=2, model=TINY_MODEL,
+        optimiser={"learning_rate": 4e-3, "warmup": 4, "ema": 0.9}, loss={"realistic": 0.5, "kl": 1e-4})
+    weights = fit(recipe, say=lambda text: None)
+    calibrate(weights, tiny_dataset, n_images=64)
+    build_library(weights, tiny_dataset, folder / "library.h5")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def predictor(tiny_model):
+    """The tiny model and its library, ready to answer."""
+    return deepgalaxy.load(tiny_model / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def shipped():
+    """A predictor with the weights and the library that ship with the package."""
+    from deepgalaxy.inference.predictor import shipped as path_of
+
+    for name in ("model.safetensors", "library.h5"):
+        if not path_of(name).is_file():
+            pytest.skip(f"src/deepgalaxy/shipped/{name} is missing; make it with recipes/shipped.sh")
+    return deepgalaxy.load()
+
+
+@pytest.fixture(scope="session")
+def sky():
+    """(200, 200) float32, y upwards: two unlike galaxies, askew, and faint noise. Neither mirror image is the same."""
+    y, x = np.mgrid[:200, :200].astype(float)
+    image = np.zeros((200, 200))
+    for x0, y0, length, flattening, angle, peak in ((80, 85, 14, 0.5, 0.4, 1.0), (128, 118, 9, 0.8, 1.5, 0.7)):
+        dx, dy = x - x0, y - y0
+        along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
+        image += peak * np.exp(-np.hypot(along, across / flattening) / length)
+    return (image + 0.002 * np.random.default_rng(0).standard_normal(image.shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def run():
+    """run(*arguments) calls `python -m deepgalaxy` in a process of its own; status, out and err come back."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "COLUMNS": "120"}
+
+    def call(*arguments, module="deepgalaxy", cwd=None, timeout=300, env=None):
+        done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True,
+                              cwd=cwd, timeout=timeout, env={**environment, **(env or {})})
+        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
+
+    return call

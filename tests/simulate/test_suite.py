@@ -1,0 +1,162 @@
+"""Suites: which encounters, and the campaign that runs what is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepgalaxy.errors import ConfigError, SimulationError
+from deepgalaxy.simulate.snapshot import Encounter
+from deepgalaxy.simulate.suite import SuiteConfig, dask_client, run_suite
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*_suite.yaml"))
+TINY = {"n_particles": 512, "snapshot_interval": 10.0, "first_time": -20.0, "last_time": 20.0}
+
+
+def sobol(**design):
+    return SuiteConfig.parse({"design": {"kind": "sobol", **design}})
+
+
+def test_sobol_suite_is_the_same_every_time():
+    assert sobol(n_encounters=20, seed=3).encounters() == sobol(n_encounters=20, seed=3).encounters()
+    assert sobol(n_encounters=20, seed=3).encounters() != sobol(n_encounters=20, seed=4).encounters()
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 100])
+def test_smaller_sobol_suite_is_the_start_of_a_larger_one(n):
+    assert sobol(n_encounters=n, seed=1).encounters() == sobol(n_encounters=256, seed=1).encounters()[:n]
+
+
+def test_sobol_suite_keeps_to_its_ranges_and_fills_them():
+    suite = sobol(n_encounters=256)
+    encounters = suite.encounters()
+    assert len({e.name for e in encounters}) == len({e.seed for e in encounters}) == 256
+    for name in ("mass_ratio", "pericentre", "orbital_energy", "start_time"):
+        values = np.array([getattr(e, name) for e in encounters])
+        wanted = getattr(suite.design, name)
+        assert wanted.low <= values.min() and values.max() <= wanted.high
+        u = np.log(values / wanted.low) / np.log(wanted.high / wanted.low) if wanted.log else (
+            (values - wanted.low) / (wanted.high - wanted.low))
+        # A Sobol net of 256 puts one point into each of 256 equal intervals.
+        assert len(np.unique(np.floor(u * 256 * (1 - 1e-9)))) >= 250
+    excess = np.array([e.size_ratio / np.sqrt(e.mass_ratio) for e in encounters])
+    assert excess.min() >= 0.7 - 1e-9 and excess.max() <= 1.4 + 1e-9
+
+
+def test_sobol_orientations_are_isotropic():
+    encounters = sobol(n_encounters=1024).encounters()
+    for galaxy in ("primary", "secondary"):
+        cosine = np.cos(np.radians([getattr(e, f"{galaxy}_disc_inclination") for e in encounters]))
+        node = np.array([getattr(e, f"{galaxy}_disc_node") for e in encounters])
+        np.testing.assert_allclose(np.quantile(cosine, [0.25, 0.5, 0.75]), [-0.5, 0, 0.5], atol=0.01)
+        np.testing.assert_allclose(np.quantile(node, [0.25, 0.5, 0.75]), [90, 180, 270], atol=2)
+
+
+def test_grid_has_the_36_groups_of_the_original():
+    encounters = SuiteConfig.parse({"design": {"kind": "grid"}}).encounters()
+    assert len(encounters) == len({e.name for e in encounters}) == 36
+    ratios = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    assert {e.name for e in encounters} == {f"s_{s:.2f}_m_{m:.2f}" for s in ratios for m in ratios}
+    one = next(e for e in encounters if e.name == "s_0.25_m_1.50")
+    assert (one.size_ratio, one.mass_ratio) == (0.25, 1.5)
+
+
+@pytest.mark.parametrize("tree, key", [
+    ({"desing": {}}, "desing"),
+    ({"design": {"kind": "grid", "pericenter": 3}}, "pericenter"),
+    ({"resolution": {"n_particle": 3}}, "n_particle"),
+    ({"design": {"kind": "grid", "pericentre": 0}}, "pericentre"),
+    ({"design": {"kind": "sobol", "n_encounters": 0}}, "n_encounters"),
+    ({"design": {"kind": "sobol", "mass_ratio": {"low": 2, "high": 1}}}, "mass_ratio"),
+    ({"design": {"kind": "sobol", "mass_ratio": {"low": 0, "high": 1, "log": True}}}, "mass_ratio"),
+    ({"design": {"kind": "spiral"}}, "kind"),
+    ({"resolution": {"n_particles": 100}}, "n_particles"),
+    ({"primary": {"disc_mass": -1}}, "disc_mass"),
+    ({"name": "a/b"}, "name"),
+    ([1, 2], "mapping"),
+])
+def test_mistake_in_a_suite_is_one_line_that_names_it(tree, key, tmp_path):
+    import yaml
+
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=key) as caught:
+        SuiteConfig.from_yaml(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="SuiteConfig.encounters drops the line with the key")
+@pytest.mark.parametrize("design, key", [
+    ({"kind": "grid", "mass_ratios": [1, 5]}, "mass_ratio"),
+    ({"kind": "grid", "size_ratios": [-1]}, "size_ratio"),
+    ({"kind": "sobol", "n_encounters": 4, "pericentre": {"low": 0, "high": 0}}, "pericentre"),
+    ({"kind": "sobol", "n_encounters": 4, "mass_ratio": {"low": 5, "high": 9}}, "mass_ratio"),
+])
+def test_design_that_leads_to_impossible_encounters_is_one_line_that_names_the_parameter(design, key):
+    with pytest.raises(ConfigError, match=key) as caught:
+        SuiteConfig.parse({"design": design}).encounters()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="config._fields_at does not look into unions")
+def test_unknown_key_in_a_design_is_answered_with_the_keys_of_that_design():
+    with pytest.raises(ConfigError, match="allowed here:.*start_time"):
+        SuiteConfig.parse({"design": {"kind": "grid", "pericenter": 3}})
+
+
+@pytest.mark.xfail(strict=True, reason="encounters of one name overwrite each other unnoticed")
+def test_grid_whose_names_collide_is_refused():
+    with pytest.raises(ConfigError, match="mass_ratios"):
+        SuiteConfig.parse({"design": {"kind": "grid", "mass_ratios": [0.251, 0.252]}}).encounters()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_published_recipes_are_sound(path):
+    config = SuiteConfig.from_yaml(path)
+    encounters = config.encounters()
+    assert encounters and len({e.name for e in encounters}) == len(encounters)
+    assert SuiteConfig.from_json(config.to_json()) == config
+
+
+def test_there_are_published_recipes():
+    assert RECIPES
+
+
+def test_scheduler_that_does_not_answer_is_one_line():
+    with pytest.raises(ConfigError, match="scheduler = nonsense://here"), dask_client("nonsense://here"):
+        pass
+
+
+def test_campaign_runs_what_is_missing_and_nothing_else(tmp_path):
+    config = SuiteConfig.parse({"name": "pair", "resolution": TINY, "design": {
+        "kind": "sobol", "n_encounters": 3, "start_time": {"low": 50, "high": 60}, "orbital_energy": {"low": 0, "high": 0}}})
+    names = [e.name for e in config.encounters()]
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    stale = folder / f".{names[0]}.h5.12345.tmp"
+    stale.write_bytes(b"half an encounter")
+    Encounter(names[2], *(np.zeros(1) for _ in range(7))).write(folder / f"{names[2]}.h5")
+    before = (folder / f"{names[2]}.h5").read_bytes()
+    with dask_client(n_workers=2) as client:
+        done = dict(run_suite(config, folder, client))
+        assert done == {names[0]: None, names[1]: None}
+        assert not stale.exists()
+        for name in names[:2]:
+            encounter = Encounter.read(folder / f"{name}.h5")
+            assert encounter.name == name and encounter.time[0] < 0 < encounter.time[-1] <= 20
+        assert (folder / f"{names[2]}.h5").read_bytes() == before
+        assert SuiteConfig.from_json((folder / "suite.json").read_text()) == config
+        assert list(run_suite(config, folder, client)) == []
+        assert sorted(p.name for p in folder.iterdir()) == [*(f"{n}.h5" for n in names), "suite.json"]
+
+        # One encounter that cannot be does not stop the others, and is named with its reason.
+        bad = SuiteConfig.parse({"name": "bad", "resolution": TINY, "design": {
+            "kind": "sobol", "n_encounters": 1, "start_time": {"low": 1900, "high": 1900},
+            "orbital_energy": {"low": -0.4, "high": -0.4}}})
+        [(name, message)] = run_suite(bad, tmp_path / "bad", client)
+        assert name == "encounter_0000" and "start_time = 1900" in message and "\n" not in message
+        assert not list((tmp_path / "bad").glob("*.h5"))
+
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SimulationError, match="cannot be written"):
+            list(run_suite(config, tmp_path / "file", client))
