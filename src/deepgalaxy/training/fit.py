@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +117,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     strategy = "auto"
     if n_workers > 1:
         from lightning.pytorch.strategies import DDPStrategy
-        strategy = DDPStrategy(process_group_backend="nccl" if cuda else "gloo", gradient_as_bucket_view=True)
+        # When a worker is lost the others stop after this time, and a restart goes on from the last checkpoint.
+        strategy = DDPStrategy(process_group_backend="nccl" if cuda else "gloo", gradient_as_bucket_view=True,
+                               timeout=timedelta(minutes=5))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     trainer = lightning.Trainer(
         accelerator="gpu" if cuda else "cpu", devices=local, num_nodes=max(1, n_workers // local),
