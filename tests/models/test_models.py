@@ -1,7 +1,10 @@
 """One contract for every backbone; the losses against their definitions; weights that come back whole."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from deepgalaxy.models.vae import VAE
 from deepgalaxy.models.weights import load_weights, save_weights, update_metadata
 
 BACKBONES = ("mobilenetv4_conv_small", "resnet18", "repvgg_a0", "convnext_atto", "efficientnet_b0")
+# Backbones whose training step takes the interpreter down (see test_narrow_strided_stem_...).
+CRASHING = ("repvgg_a0",)
 SMALL = {"channels": 16, "latent_size": 8, "classifier_width": 16, "decoder_width": 16}
 
 
@@ -61,6 +66,8 @@ class TestBackboneContract:
         assert all(torch.isfinite(x).all() for x in (*encoding, image, *logits.values()))
 
     def test_one_training_step_reaches_every_parameter(self, model):
+        if model.config.backbone in CRASHING:
+            pytest.skip("corrupts memory")
         model.train()
         image = torch.rand(4, 1, 112, 112)
         encoding, logits = model(image, torch.tensor([0.1, -0.2, torch.nan, torch.nan]))
@@ -89,6 +96,20 @@ class TestBackboneContract:
             alone, one = model(images[1:2], scale[1:2])
         np.testing.assert_allclose(alone.mu, together.mu[1:2], atol=1e-4)
         np.testing.assert_allclose(one["mass_ratio"], logits["mass_ratio"][1:2], atol=1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason="channels last into a 1x1 convolution of stride 2 with 2 to 15 channels: "
+                   "torch writes past the end of an array in the backward pass")
+def test_narrow_strided_stem_does_not_corrupt_memory():
+    # In a process of its own: glibc checks the heap at every free, and aborts.
+    code = """if True:
+        import torch
+        from deepgalaxy.models.backbone import Encoder
+        encoder = Encoder("repvgg_a0", 16, 8).to(memory_format=torch.channels_last)
+        for _ in range(3):
+            encoder(torch.rand(2, 1, 112, 112)).square().mean().backward()"""
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MALLOC_CHECK_": "3"}, capture_output=True)
+    assert run.returncode == 0
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])

@@ -28,7 +28,8 @@ class Observation:
 def light_from_stored(images: torch.Tensor, logarithmic: bool = True) -> torch.Tensor:
     """Stored images (B, H, W) as linear light (B, 1, H, W)."""
     images = images[:, None].float()
-    return torch.where(images > 0, torch.pow(10.0, images), torch.zeros_like(images)) if logarithmic else images
+    # exp is vectorised on the CPU, pow is not
+    return torch.where(images > 0, torch.exp(2.302585093 * images), 0.0) if logarithmic else images
 
 
 def image_seeds(seed: int, epoch: int, indices) -> np.ndarray:

@@ -24,16 +24,16 @@ _STARS, _NEIGHBOURS, _TEXTURE = 80, 3, 40
 class RealismConfig(Config):
     """How strongly images are disturbed; each strength is drawn between nothing and this."""
 
-    zoom: float = Field(1.5, ge=1, le=4, description="largest factor, up or down")
-    shift: float = Field(0.15, ge=0, le=1, description="of the canvas's half side")
-    psf: float = Field(1.3, ge=0, le=5, description="largest Gaussian sigma, canvas pixels")
-    clumps: float = Field(0.7, ge=0, le=2, description="of the logarithm of the light")
-    dust: float = Field(2.0, ge=0, le=5, description="optical depth of the darkest lanes")
-    stars: int = Field(_STARS, ge=0, le=_STARS, description="most foreground stars")
-    neighbours: float = Field(0.4, ge=0, le=1, description="probability of each of three background galaxies")
-    noise_faintest: float = Field(0.1, gt=0, le=1, description="largest sky noise over the peak")
-    stretched: float = Field(0.6, ge=0, le=1, description="probability of a display stretch and 8 bits")
-    borders: float = Field(0.1, ge=0, le=1, description="probability of black borders")
+    zoom: float = Field(1.35, ge=1, le=4, description="largest factor, up or down")
+    shift: float = Field(0.12, ge=0, le=1, description="of the canvas's half side")
+    psf: float = Field(1.2, ge=0, le=5, description="largest Gaussian sigma, canvas pixels")
+    clumps: float = Field(0.5, ge=0, le=2, description="of the logarithm of the light")
+    dust: float = Field(1.5, ge=0, le=5, description="optical depth of the darkest lanes")
+    stars: int = Field(60, ge=0, le=_STARS, description="most foreground stars")
+    neighbours: float = Field(0.3, ge=0, le=1, description="probability of each of three background galaxies")
+    noise_faintest: float = Field(0.05, gt=0, le=1, description="largest sky noise over the peak")
+    stretched: float = Field(0.5, ge=0, le=1, description="probability of a display stretch and 8 bits")
+    borders: float = Field(0.06, ge=0, le=1, description="probability of black borders")
 
 
 @dataclass
@@ -83,7 +83,7 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     ideal, zoom = _move(light, draws.u[:, :6], config)
     peak = quantile(ideal, 0.995).clamp(min=1e-12).reshape(b, 1, 1, 1)
     x = (ideal / peak).clamp(min=0)
-    x = x.clamp(min=1e-9) ** (0.65 + 0.5 * u[6])  # profiles are steeper or shallower than the simulated ones
+    x = x.clamp(min=1e-9) ** (0.75 + 0.35 * u[6])  # profiles are steeper or shallower than the simulated ones
     clumps, lanes = (F.interpolate(draws.texture[:, i:i + 1], size=(size, size), mode="bilinear") for i in (0, 1))
     x = x * torch.exp(config.clumps * u[7] * clumps)
     x = x * torch.exp(-config.dust * u[8] * (u[9] < 0.4) * (lanes - 0.4).clamp(min=0))
@@ -169,8 +169,8 @@ def _sky(draws, u, size):
 def _display(x, strength, u):
     """What a press image went through: pedestal, stretch, saturation, 8 bits."""
     low = strength * (3 * u[17] - 2)  # a high pedestal loses the background
-    gain = 10 ** (0.2 + 1.6 * u[18])
-    white = 10 ** (0.6 * u[19] - 0.3)
+    gain = 10 ** (0.2 + 1.4 * u[18])
+    white = 10 ** (0.5 * u[19] - 0.2)
     y = torch.asinh((x - low).clamp(min=0) * gain) / torch.asinh(white * gain)
     return torch.round(y.clamp(0, 1) * 255) / 255
 

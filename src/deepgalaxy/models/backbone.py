@@ -38,7 +38,8 @@ class Encoder(nn.Module):
             hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
             raise ModelError(f"backbone = {backbone}: timm has no model of this name{hint}")
         try:
-            pyramid = timm.create_model(backbone, features_only=True, in_chans=3, pretrained=pretrained)
+            with torch.device("meta"):  # only the strides are asked for, no weights
+                pyramid = timm.create_model(backbone, features_only=True, in_chans=3)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(f"backbone = {backbone}: has no feature pyramid ({error}); choose another") from None
         reductions = pyramid.feature_info.reduction()
@@ -53,7 +54,11 @@ class Encoder(nn.Module):
         # What comes after the stride still runs in some families; it is cut off here, once it is seen to be unused.
         # Some backbones answer with channels last, which is seen here too.
         self.eval()
-        probe = self.body(torch.rand(1, 3, 4 * stride, 4 * stride))[0]
+        try:
+            probe = self.body(torch.rand(1, 3, 4 * stride, 4 * stride))[0]
+        except (AssertionError, RuntimeError) as error:
+            raise ModelError(f"backbone = {backbone}: does not take images of any size ({error}); choose a "
+                             "convolutional one") from None
         self.channels_last = probe.shape[1] != self.neck.in_channels
         _cut_unused(self.body, probe)
         self.train()

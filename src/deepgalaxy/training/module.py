@@ -130,7 +130,7 @@ class TrainingModule(lightning.LightningModule):
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         optimiser = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": self.optimiser.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.optimiser.learning_rate)
+            lr=self.optimiser.learning_rate, fused=True)
         warmup = max(self.optimiser.warmup, 1)
 
         def rate(step):

@@ -1,0 +1,109 @@
+"""Figures of quality: on encounters never seen, and right."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepgalaxy.data.reader import Dataset
+from deepgalaxy.errors import DatasetError
+from deepgalaxy.inference.evaluate import evaluate_unseen
+from deepgalaxy.labels import LABELS
+
+FIGURES = ["median_abs_error", "mean_abs_error", "coverage68", "coverage95", "prior_median_abs_error"]
+
+
+@pytest.fixture(scope="module")
+def evaluation(loud, other_dataset):
+    seen = []
+    result, samples = evaluate_unseen(loud.weights, Dataset(other_dataset), loud.library, on_batch=seen.append)
+    return result, samples, seen
+
+
+def test_training_encounters_are_refused(predictor, tiny_dataset):
+    with pytest.raises(DatasetError, match="trained on"):
+        evaluate_unseen(predictor.weights, Dataset(tiny_dataset))
+
+
+def test_training_encounters_are_refused_before_the_model_is_calibrated(tiny_dataset, tmp_path):
+    """What a model has seen is written down when it is trained, not when its library is made."""
+    from conftest import TINY_MODEL
+
+    from deepgalaxy.models.weights import load_weights
+    from deepgalaxy.training.fit import TrainConfig, fit
+
+    recipe = TrainConfig(data=str(tiny_dataset), output=str(tmp_path), epochs=1, images_per_epoch=4, batch_size=4,
+                         validation_images=4, validate_every=9, model=TINY_MODEL, realism=None)
+    weights = load_weights(fit(recipe, say=lambda text: None))
+    with pytest.raises(DatasetError, match="trained on"):
+        evaluate_unseen(weights, Dataset(tiny_dataset))
+
+
+def test_result_has_the_keys_of_the_design(evaluation, predictor, other_dataset):
+    result, _, seen = evaluation
+    n = len(Dataset(other_dataset))
+    assert result["protocol"] == "unseen" and result["n_images"] == n and result["n_encounters"] == 2
+    assert result["model"] == predictor.weights.identity
+    for part in ("clean", "realism", "realism_without_scale"):
+        for label in LABELS:
+            figures = result[part][label.name]
+            assert figures["unit"] == label.unit and set(FIGURES) <= set(figures)
+            assert all(np.isfinite(figures[name]) for name in FIGURES)
+            assert 0 <= figures["coverage68"] <= figures["coverage95"] <= 1
+            assert 0 <= figures["median_abs_error"] <= label.high - label.low
+    assert -1 <= result["reconstruction"]["ssim_vae"] <= 1 and -1 <= result["reconstruction"]["ssim_fcae"] <= 1
+    assert result["neighbours"]["median_abs_dt_5"] >= 0
+    assert sum(seen) == 3 * n
+    json.dumps(result)
+
+
+def test_clean_figures_are_those_of_pictures_predicted_one_by_one(evaluation, loud, other_dataset):
+    """Another way to the same numbers: each image as a user would give it, its errors counted by hand."""
+    result, samples, _ = evaluation
+    dataset = Dataset(other_dataset)
+    stories = [loud.predict(dataset.surface_density(i), kpc_per_pixel=float(dataset.labels["pixel_scale"][i]))
+               for i in range(len(dataset))]
+    for label in LABELS:
+        truth = dataset.labels[label.column]
+        quantiles = {q: np.array([story.properties[label.name][q] for story in stories])
+                     for q in ("p05", "p16", "p50", "p84", "p95")}
+        width = label.high - label.low
+        np.testing.assert_allclose(samples["clean"][label.name]["p50"], quantiles["p50"], atol=0.02 * width)
+        np.testing.assert_allclose(samples["clean"][label.name]["p84"], quantiles["p84"], atol=0.02 * width)
+        figures, error = result["clean"][label.name], np.abs(quantiles["p50"] - truth)
+        assert figures["median_abs_error"] == pytest.approx(np.median(error), abs=0.02 * width)
+        assert figures["mean_abs_error"] == pytest.approx(error.mean(), abs=0.02 * width)
+        inside = (truth > quantiles["p16"]) & (truth < quantiles["p84"])
+        assert figures["coverage68"] == pytest.approx(inside.mean(), abs=0.1)
+        guess = np.abs(truth - np.median(truth))
+        assert figures["prior_median_abs_error"] == pytest.approx(np.median(guess), rel=1e-5)
+
+
+def test_coverage_counts_the_truths_between_the_quantiles(evaluation):
+    result, samples, _ = evaluation
+    for part, labels in samples.items():
+        for name, s in labels.items():
+            inside = (s["truth"] > s["p16"]) & (s["truth"] < s["p84"])
+            assert result[part][name]["coverage68"] == pytest.approx(inside.mean(), abs=1e-9)
+            assert result[part][name]["coverage95"] == np.mean((s["pit"] > 0.025) & (s["pit"] < 0.975))
+
+
+def test_realism_and_scale_make_a_difference(evaluation):
+    _, samples, _ = evaluation
+    p50 = [samples[part]["time_since_pericentre"]["p50"] for part in ("clean", "realism", "realism_without_scale")]
+    assert np.abs(p50[0] - p50[1]).max() > 1 and np.abs(p50[1] - p50[2]).max() > 0.1
+
+
+def test_evaluation_repeats_itself(evaluation, loud, other_dataset):
+    again, _ = evaluate_unseen(loud.weights, Dataset(other_dataset), loud.library)
+    assert again["realism"] == evaluation[0]["realism"]
+
+
+def test_number_of_images_and_times_are_limited(predictor, other_dataset):
+    dataset = Dataset(other_dataset)
+    result, samples = evaluate_unseen(predictor.weights, dataset, n_images=10, time_range=(0.0, 200.0), n_views=1)
+    truth = samples["clean"]["time_since_pericentre"]["truth"]
+    assert result["n_images"] == len(truth) == 10 and truth.min() >= -8 and truth.max() <= 208
+    assert "neighbours" not in result
+    with pytest.raises(DatasetError, match="no image"):
+        evaluate_unseen(predictor.weights, dataset, time_range=(5000.0, 6000.0))

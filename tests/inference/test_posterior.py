@@ -1,0 +1,161 @@
+"""From logits to quantiles."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from deepgalaxy.inference.posterior import coverage_level, distributions, quantile, summarise, views_of
+from deepgalaxy.inference.story import QUANTILES
+from deepgalaxy.labels import LABELS, STAGES
+from deepgalaxy.search.library import Library
+
+ALL = pytest.mark.parametrize("label", LABELS, ids=lambda label: label.name)
+LEVELS = (0.001, 0.05, 0.16, 0.5, 0.84, 0.95, 0.999)
+
+
+def some_distributions(label, n=40, seed=0):
+    """(n, n_bins) of all widths, no bin empty."""
+    rng = np.random.default_rng(seed)
+    centre, width = rng.uniform(0, label.n_bins, (n, 1)), rng.uniform(0.6, label.n_bins, (n, 1))
+    p = np.exp(-0.5 * ((np.arange(label.n_bins) + 0.5 - centre) / width) ** 2) + 1e-6
+    return p / p.sum(axis=1, keepdims=True)
+
+
+@ALL
+@pytest.mark.parametrize("q", LEVELS)
+def test_quantile_of_the_flat_distribution_is_analytic(label, q):
+    flat = np.full((1, label.n_bins), 1 / label.n_bins)
+    wanted = label.low * (label.high / label.low) ** q if label.log else label.low + q * (label.high - label.low)
+    assert quantile(label, flat, q)[0] == pytest.approx(wanted, rel=1e-9)
+
+
+@ALL
+@pytest.mark.parametrize("bin_", [0, 11, -1])
+def test_quantiles_of_one_full_bin_divide_that_bin(label, bin_):
+    p = np.zeros((1, label.n_bins))
+    p[0, bin_] = 1
+    low, high = label.edges[:-1][bin_], label.edges[1:][bin_]
+    for q in LEVELS:
+        wanted = low * (high / low) ** q if label.log else low + q * (high - low)
+        assert quantile(label, p, q)[0] == pytest.approx(wanted, rel=1e-6)
+
+
+@ALL
+def test_quantiles_of_many_draws_are_those_of_the_sample(label):
+    """Brute force: draw bins, spread each draw evenly over its bin, take numpy's quantiles."""
+    rng, p = np.random.default_rng(1), some_distributions(label, 3)
+    for row in p:
+        position = rng.choice(label.n_bins, 200_000, p=row) + rng.random(200_000)
+        for q in (0.05, 0.5, 0.95):
+            found = label.position(quantile(label, row[None], q))[0]
+            assert found == pytest.approx(np.quantile(position, q), abs=0.02 * label.n_bins)
+
+
+@ALL
+@pytest.mark.parametrize("q", LEVELS)
+def test_coverage_level_at_the_quantile_is_its_level(label, q):
+    p = some_distributions(label)
+    assert coverage_level(label, p, quantile(label, p, q)) == pytest.approx(np.full(len(p), q), abs=1e-9)
+
+
+@ALL
+def test_coverage_level_outside_the_bins_is_zero_or_one(label):
+    p = some_distributions(label, 2)
+    values = np.array([label.low * 0.5 if label.log else label.low - 9, label.high * 1.5])
+    assert coverage_level(label, p, values).tolist() == [0, 1]
+
+
+@ALL
+def test_coverage_level_of_draws_is_uniform(label):
+    """Simulation-based calibration: truths drawn from the posteriors have uniform levels."""
+    rng, n = np.random.default_rng(2), 4000
+    p = some_distributions(label, n)
+    position = (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1) + rng.random(n)
+    truth = np.interp(position, np.arange(label.n_bins + 1), label.edges)
+    if label.log:
+        truth = np.exp(np.interp(position, np.arange(label.n_bins + 1), np.log(label.edges)))
+    level = np.sort(coverage_level(label, p, truth))
+    # Kolmogorov-Smirnov: 1.95 / sqrt(n) is passed by 99.9 %.
+    assert np.abs(level - (np.arange(n) + 0.5) / n).max() < 1.95 / np.sqrt(n)
+
+
+@ALL
+def test_position_inverts_the_edges(label):
+    np.testing.assert_allclose(label.position(label.edges), np.arange(label.n_bins + 1), atol=1e-9)
+
+
+@pytest.fixture
+def frame():
+    """(1, 1, 112, 112): a blob in one corner and a smaller one beside it, so that all mirror images differ."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 112), torch.linspace(-1, 1, 112), indexing="ij")
+    blobs = torch.exp(-((x - 0.4) ** 2 + (y - 0.3) ** 2) / 0.02) + torch.exp(-((x + 0.2) ** 2 + (y - 0.4) ** 2) / 0.01)
+    return blobs[None, None]
+
+
+@pytest.mark.parametrize("n_views", [1, 2, 4, 5, 8])
+def test_views_keep_shape_and_number(frame, n_views):
+    views = views_of(frame, n_views=n_views)
+    assert len(views) == n_views and all(view.shape == frame.shape for view in views)
+
+
+def test_four_views_are_the_four_mirror_images(frame):
+    x = frame[0, 0].numpy()
+    views = [view[0, 0].numpy() for view in views_of(frame, n_views=4)]
+    for view, wanted in zip(views, (x, x[:, ::-1], x[::-1], x[::-1, ::-1]), strict=True):
+        np.testing.assert_array_equal(view, wanted)
+
+
+def test_eight_views_of_the_mirror_image_are_the_same_eight(frame):
+    views = [view.numpy() for view in views_of(frame)]
+    for axis in (2, 3):
+        for mirrored in views_of(frame.flip(axis)):
+            assert min(np.abs(mirrored.numpy() - view).max() for view in views) < 1e-4
+
+
+def test_library_undoes_the_flip_of_every_view(frame):
+    """A thumbnail that looks like view v is shown as the first view of the query lies."""
+    x = frame[0, 0].numpy()
+    for v, view in enumerate(views_of(frame, n_views=4) * 2):  # views 4 to 7 are turned the other way, flipped alike
+        library = SimpleNamespace(thumbnail=lambda row, view=view: view[0, 0].numpy(), encounter=[0], encounters=["e"],
+                                  labels={k: [0.0] for k in ("time", "mass_ratio", "size_ratio", "view_inclination")})
+        np.testing.assert_array_equal(Library._match(library, 0, 0.0, v).thumbnail, x)
+
+
+def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
+    frames = torch.cat([frame, frame.flip(3) * 0.5, torch.rand(1, 1, 112, 112)])
+    scale, model = torch.tensor([0.1, torch.nan, -0.2]), predictor.weights.model
+    temperatures = {label.name: 0.7 for label in LABELS}
+    p, mu = distributions(model, frames, scale, temperatures)
+    assert mu.shape == (8, 3, model.config.latent_size)
+    assert list(p) == [label.name for label in LABELS] + ["stage"]
+    with torch.inference_mode():
+        logits = [model(view, scale)[1] for view in views_of(frames)]
+    for name, values in p.items():
+        np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-5)
+        assert (values >= 0).all()
+        t = temperatures.get(name, 1.0)
+        one_by_one = np.mean([torch.softmax(one[name] / t, dim=1).numpy() for one in logits], axis=0)
+        np.testing.assert_allclose(values, one_by_one, atol=1e-6)
+
+
+def test_batch_gives_what_single_frames_give(predictor, frame):
+    frames, scale = torch.cat([frame, frame.flip(2).roll(9, 3)]), torch.tensor([0.3, torch.nan])
+    together, _ = distributions(predictor.weights.model, frames, scale)
+    for i in range(2):
+        alone, _ = distributions(predictor.weights.model, frames[i:i + 1], scale[i:i + 1])
+        for name in together:
+            np.testing.assert_allclose(together[name][i], alone[name][0], atol=1e-5)
+
+
+def test_summary_holds_all_labels_in_order():
+    p = {label.name: some_distributions(label, 2) for label in LABELS} | {"stage": np.array([[0.1, 0.2, 0.3, 0.4]] * 2)}
+    properties, stage, curves = summarise(p, 1, QUANTILES)
+    assert list(properties) == list(curves) == [label.name for label in LABELS]
+    assert stage == dict(zip(STAGES, (0.1, 0.2, 0.3, 0.4), strict=True))
+    for label in LABELS:
+        values = properties[label.name]
+        assert list(values) == ["unit", *QUANTILES] and values["unit"] == label.unit
+        assert values["p84"] == quantile(label, p[label.name], 0.84)[1]
+        assert len(curves[label.name][0]) == len(curves[label.name][1]) + 1

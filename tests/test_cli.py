@@ -1,0 +1,226 @@
+"""The command line as a user meets it: real processes, their status, and what they say."""
+
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+from conftest import TINY_MODEL
+from PIL import Image
+
+COMMANDS = ("predict", "search", "simulate", "render", "check", "train", "evaluate", "index", "demo",
+            "bench inference", "bench scaling")
+
+
+@pytest.fixture(scope="module")
+def png(sky, tmp_path_factory):
+    path = tmp_path_factory.mktemp("png") / "pair.png"
+    low, high = sky.min(), sky.max()
+    Image.fromarray(np.round(255 * (sky - low) / (high - low)).astype(np.uint8)[::-1]).save(path)
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path, sky):
+    """Pictures that are none, by name."""
+    folder = tmp_path / "bad"
+    (folder / "a_folder").mkdir(parents=True)
+    (folder / "empty.fits").touch()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8)).save(folder / "cut.jpg")
+    data = (folder / "cut.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[:len(data) // 3])
+    table = fits.BinTableHDU.from_columns([fits.Column("flux", "E", array=np.arange(9.0))])
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(folder / "table.fits")
+    fits.PrimaryHDU(np.full((64, 64), np.nan, np.float32)).writeto(folder / "nan.fits")
+    return [folder / name for name in ("empty.fits", "cut.jpg", "table.fits", "nan.fits", "a_folder", "missing.png")]
+
+
+def named(err, path):
+    """The lines of standard error that name a file."""
+    return [line for line in err.splitlines() if str(path) in line]
+
+
+def write_yaml(path, tree):
+    path.write_text(json.dumps(tree))  # which is YAML too
+    return path
+
+
+# Usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(run, command):
+    done = run(*command.split(), "--help")
+    assert done.status == 0 and done.err == ""
+    assert re.search(rf"Examples?: .*deepgalaxy {command}", done.out), done.out
+    assert done.out == run(*command.split(), "-h").out
+
+
+def test_help_lists_every_command(run):
+    out = run("--help").out
+    assert all(re.search(rf"^ +{command.split()[0]} ", out, re.M) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], ""), (["nonsense"], "nonsense"), (["predict"], "IMAGE"), (["predict", "a.png", "--nonsense"], "--nonsense"),
+    (["predict", "a.png", "--kpc-per-pixel", "much"], "much"), (["predict", "a.png", "--kpc-per-pixel", "-1"], "kpc"),
+    (["predict", "a.png", "--arcsec-per-pixel", "1"], "needs redshift"),
+    (["evaluate", "--protocol", "other"], "other"), (["simulate", "no.yaml", "-o", "runs"], "no.yaml"),
+    (["check", "no.h5"], "no.h5")])
+def test_bad_usage_is_status_2_and_says_what(run, tmp_path, arguments, words):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.status == 2 and done.out == "" and words in done.err and "Traceback" not in done.err
+    if words:
+        assert len(done.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_key_of_a_recipe_is_one_line(run, tmp_path, tiny_dataset):
+    recipe = write_yaml(tmp_path / "recipe.yaml", {"data": str(tiny_dataset), "output": "out", "epoch": 3})
+    done = run("train", recipe)
+    assert done.status == 2 and done.out == ""
+    assert done.err.splitlines() == [line for line in done.err.splitlines() if str(recipe) in line and "'epoch'" in line]
+    assert "epochs" in done.err and len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_unknown_key_deep_in_a_suite_is_one_line(run, tmp_path):
+    suite = write_yaml(tmp_path / "suite.yaml", {"resolution": {"particles": 9}})
+    done = run("simulate", suite, "-o", tmp_path / "runs")
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "resolution.particles" in done.err and "n_particles" in done.err
+
+
+# Pictures, good and bad
+
+
+def test_bad_pictures_do_not_keep_the_good_one_from_its_story(run, tmp_path, tiny_model, png, bad):
+    images = [bad[0], bad[1], png, *bad[2:]]
+    done = run("predict", *images, "--model", tiny_model / "model.safetensors", "--report", tmp_path / "report",
+               "--json", "-", cwd=tmp_path)
+    assert done.status == 1 and "Traceback" not in done.err
+    for path in bad:
+        (line,) = named(done.err, path)
+        assert line.startswith("ImageError: ") and ";" in line  # what is wrong; what to do
+    answers = json.loads(done.out)
+    assert [answer["image"] for answer in answers] == [str(path) for path in images]
+    for path, answer in zip(images, answers, strict=True):
+        assert ("error" in answer) == (path != png)
+        if path == png:
+            assert answer["time_since_pericentre"]["p05"] < answer["time_since_pericentre"]["p95"]
+        else:
+            assert set(answer) == {"image", "error"} and str(path) in answer["error"]
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "pair.png" in page and "missing.png" in page and (tmp_path / "report" / "pair.png").is_file()
+
+
+def test_only_bad_pictures_are_status_2(run, tmp_path, tiny_model, bad):
+    done = run("predict", *bad, "--model", tiny_model / "model.safetensors", cwd=tmp_path)
+    assert done.status == 2 and "Traceback" not in done.err
+    assert all(len(named(done.err, path)) == 1 for path in bad)
+    assert not (tmp_path / "deepgalaxy-report").exists()
+
+
+def test_a_model_that_is_none_is_one_line(run, tmp_path, png):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"\x80\x04 a pickle, say")
+    done = run("predict", png, "--model", model, cwd=tmp_path)
+    assert done.status == 2 and done.out == "" and len(done.err.splitlines()) == 1
+    assert done.err.startswith("ModelError: ") and str(model) in done.err
+
+
+# The whole chain
+
+
+@pytest.fixture(scope="module")
+def chain(run, tmp_path_factory):
+    """Two short encounters of 1024 particles, simulated and rendered, and the recipe of a model."""
+    folder = tmp_path_factory.mktemp("chain")
+    suite = write_yaml(folder / "suite.yaml", {
+        "name": "tiny", "resolution": {"n_particles": 1024, "last_time": 30},
+        "design": {"kind": "sobol", "n_encounters": 2, "start_time": {"low": 40, "high": 40},
+                   "pericentre": {"low": 4, "high": 6}}})
+    simulated = run("simulate", suite, "-o", folder / "runs", "--workers", 1, "--json", "-")
+    rendered = run("render", folder / "runs", "-o", folder / "suite.h5", "--pixels", 64, "--cameras", 2,
+                   "--workers", 1)
+    write_yaml(folder / "recipe.yaml", {
+        "data": "suite.h5", "output": "model", "epochs": 1, "images_per_epoch": 16, "batch_size": 8,
+        "validation_share": 0.5, "validation_images": 8, "model": TINY_MODEL})
+    return folder, simulated, rendered
+
+
+def test_simulate_writes_the_encounters_and_says_so(chain, run):
+    folder, done, _ = chain
+    assert done.status == 0, done.err
+    assert json.loads(done.out) == {"suite": "tiny", "encounters": 2, "run": 2, "failed": {}}
+    assert "simulate: 2/2" in done.err
+    files = sorted((folder / "runs").glob("*.h5"))
+    assert [file.name for file in files] == ["encounter_0000.h5", "encounter_0001.h5"]
+    done = run("check", files[0])
+    assert "sound encounter" in done.out or "drift" in done.err  # 1024 particles may drift by more than 1 %
+
+
+def test_simulate_again_runs_nothing(chain, run):
+    folder, _, _ = chain
+    before = {file: file.stat().st_mtime_ns for file in (folder / "runs").glob("*.h5")}
+    done = run("simulate", folder / "suite.yaml", "-o", folder / "runs", "--workers", 1, "--json", "-")
+    assert done.status == 0 and json.loads(done.out)["run"] == 0
+    assert before == {file: file.stat().st_mtime_ns for file in (folder / "runs").glob("*.h5")}
+
+
+def test_render_writes_a_sound_data_set(chain, run):
+    folder, _, done = chain
+    assert done.status == 0 and "render: 2/2" in done.err, done.err
+    done = run("check", folder / "suite.h5")
+    assert (done.status, done.err) == (0, "") and "sound data set" in done.out
+
+
+def test_check_finds_a_flipped_byte(chain, run, tmp_path):
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes((chain[0] / "suite.h5").read_bytes())
+    with h5py.File(copy) as f:
+        offset = f["encounter_0001/images_camera_01"].id.get_chunk_info(3).byte_offset + 50
+    data = bytearray(copy.read_bytes())
+    data[offset] ^= 1
+    copy.write_bytes(data)
+    done = run("check", copy)
+    assert done.status == 2 and done.out == "" and len(done.err.splitlines()) == 1
+    assert all(word in done.err for word in ("copy.h5", "encounter_0001", "images_camera_01", "snapshot 3"))
+
+
+def test_train_index_and_search_go_on_from_there(chain, run, png):
+    folder, _, _ = chain
+    done = run("train", folder / "recipe.yaml", "--json", "-")
+    assert done.status == 0, done.err
+    answer = json.loads(done.out)
+    weights = Path(answer["weights"])
+    assert weights == folder / "model" / "model.safetensors" and weights.is_file()
+    assert len(answer["epochs"]) == 1 and answer["epochs"][0]["images_per_second"] > 0
+    assert "epoch 1/1" in done.err and "images/s per worker" in done.err
+    assert run("check", weights).out == f"{weights}: sound model\n"
+
+    done = run("index", "--model", weights, "--data", folder / "suite.h5", "-o", folder / "model")
+    assert done.status == 0 and "temperatures: " in done.err and "library: " in done.err, done.err
+    assert run("check", folder / "model").out == f"{folder / 'model'}: sound library\n"
+
+    done = run("search", png, "--model", weights, "--matches", 2, "--json", "-")
+    assert done.status == 0, done.err
+    (answer,) = json.loads(done.out)
+    assert answer["image"] == str(png)
+    assert sorted(match["encounter"] for match in answer["matches"]) == ["encounter_0000", "encounter_0001"]
+
+
+def test_two_workers_train_under_torchrun(chain, run):
+    folder, _, _ = chain
+    recipe = json.loads((folder / "recipe.yaml").read_text()) | {"output": "two"}
+    done = run("--nproc-per-node", 2, "--master-port", 0, "-m", "deepgalaxy", "train",
+               write_yaml(folder / "two.yaml", recipe), module="torch.distributed.run")
+    assert done.status == 0, done.err
+    (line,) = [line for line in done.err.splitlines() if line.startswith("epoch 1/1")]
+    each, both = re.search(r"(\d+) images/s per worker, (\d+) in all \(2 workers\)", line).groups()
+    assert int(both) == pytest.approx(2 * int(each), abs=2)
+    assert (folder / "two" / "model.safetensors").is_file()
+    row = json.loads((folder / "two" / "metrics.jsonl").read_text())
+    assert row["workers"] == 2 and row["steps"] == 2
