@@ -15,8 +15,6 @@ import pytest
 
 import deepgalaxy
 
-ROOT = Path(__file__).resolve().parents[1]
-
 #: One step of training of this model takes 0.1 s on one core.
 TINY_MODEL = {"backbone": "mobilenetv4_conv_small_035", "channels": 16, "latent_size": 8, "classifier_width": 32,
               "decoder_width": 24}
@@ -28,6 +26,12 @@ def _other_encounters(path: Path, prefix: str) -> Path:
         for name in list(f):
             f.move(name, name.replace("encounter", prefix))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_settings():
+    """Architecture of `tiny_model`, as a recipe holds it."""
+    return TINY_MODEL
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +134,7 @@ def run():
     """run(*arguments) calls `python -m deepgalaxy` in a process of its own; status, out and err come back."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "COLUMNS": "120"}
 
-    def call(*arguments, module="deepgalaxy", cwd=None, timeout=900, env=None):
+    def call(*arguments, module="deepgalaxy", cwd=None, timeout=1800, env=None):
         done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True,
                               cwd=cwd, timeout=timeout, env={**environment, **(env or {})})
         return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)

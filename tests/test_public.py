@@ -35,7 +35,8 @@ def test_version_is_that_of_the_package():
     assert deepgalaxy.__version__ == version("deepgalaxy")
 
 
-@pytest.mark.parametrize("code", ["import deepgalaxy", "import deepgalaxy.cli", "from deepgalaxy import DeepGalaxyError"])
+@pytest.mark.parametrize("code", ["import deepgalaxy", "import deepgalaxy.cli",
+                                  "from deepgalaxy import DeepGalaxyError"])
 def test_import_loads_nothing_heavy(code):
     heavy = "torch timm lightning torchvision numpy scipy h5py numba astropy matplotlib dask distributed faiss PIL"
     code += f"; import sys; print(*sorted(set({heavy.split()}) & set(sys.modules)))"

@@ -2,14 +2,14 @@
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from deepgalaxy.inference.story import QUANTILES
 from deepgalaxy.labels import LABELS
 
-REAL = ROOT.parent / "shared" / "real"
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen")]
              model: ModelOption = None, library: LibraryOption = None,
              data: Annotated[Path | None, typer.Option("--data", help="a data set; without it, held-out encounters "
                                                        "are simulated into the cache first")] = None,
-             n_images: Annotated[int, typer.Option("--images", min=16, help="at most so many")] = 3000,
+             n_images: Annotated[int, typer.Option("--images", min=16, help="at most so many")] = 2000,
              report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page")] = None,
              json_file: JsonOption = None) -> None:
     """Errors and coverage on encounters that the model has never seen."""

@@ -25,15 +25,13 @@ def test_training_encounters_are_refused(predictor, tiny_dataset):
         evaluate_unseen(predictor.weights, Dataset(tiny_dataset))
 
 
-def test_training_encounters_are_refused_before_the_model_is_calibrated(tiny_dataset, tmp_path):
+def test_training_encounters_are_refused_before_the_model_is_calibrated(tiny_dataset, tiny_settings, tmp_path):
     """What a model has seen is written down when it is trained, not when its library is made."""
-    from conftest import TINY_MODEL
-
     from deepgalaxy.models.weights import load_weights
     from deepgalaxy.training.fit import TrainConfig, fit
 
     recipe = TrainConfig(data=str(tiny_dataset), output=str(tmp_path), epochs=1, images_per_epoch=4, batch_size=4,
-                         validation_images=4, validate_every=9, model=TINY_MODEL, realism=None)
+                         validation_images=4, validate_every=9, model=tiny_settings, realism=None)
     weights = load_weights(fit(recipe, say=lambda text: None))
     with pytest.raises(DatasetError, match="trained on"):
         evaluate_unseen(weights, Dataset(tiny_dataset))

@@ -121,6 +121,7 @@ def test_stride_is_the_one_asked_for(stride):
         assert model.reconstruct(maps).shape == (1, 1, 128, 128)
 
 
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the probe's backward pass needs torch.enable_grad")
 def test_model_can_be_built_where_gradients_are_off():
     with torch.no_grad():
         expected = build()
@@ -289,7 +290,7 @@ def file(trained, tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def assert_refused(path, words=""):
+def assert_refused(path, words=None):
     with pytest.raises(ModelError, match=words) as caught:
         load_weights(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
@@ -341,7 +342,7 @@ def test_flipped_byte_in_the_header_is_found(file):
 @pytest.mark.xfail(strict=True, raises=(json.JSONDecodeError, AssertionError), reason="a traceback of json")
 def test_header_that_is_no_json_is_one_line(file):
     whole = file.read_bytes()
-    where = whole.index(b"calibration") - 2
+    where = whole.index(b'{\\"calibration')
     file.write_bytes(whole[:where] + b"@" + whole[where + 1:])
     assert_refused(file)
 
@@ -389,9 +390,13 @@ def test_weights_of_another_architecture_are_refused(trained, file):
     assert_refused(file)
 
 
-def test_missing_weights_and_folders_are_one_line(trained, tmp_path):
-    assert_refused(tmp_path / "no.safetensors")
+def test_missing_weights_are_one_line(tmp_path):
+    assert_refused(tmp_path / "no.safetensors", "no such weights")
     assert_refused(tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="safetensors wraps the OSError in an error of its own")
+def test_weights_that_cannot_be_written_are_one_line(trained, tmp_path):
     with pytest.raises(ModelError, match="cannot be written") as caught:
         save_weights(tmp_path / "missing" / "x.safetensors", trained, "tiny")
     assert "\n" not in str(caught.value)

@@ -1,0 +1,336 @@
+"""A recipe becomes weights: the same ones when it is interrupted, and the same on several workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from deepgalaxy.data.datamodule import EncounterImages, GlobalBatches, loader
+from deepgalaxy.data.reader import Dataset
+from deepgalaxy.data.writer import write_dummy_dataset
+from deepgalaxy.errors import ConfigError, DatasetError, ModelError
+from deepgalaxy.models.weights import load_weights
+from deepgalaxy.training.callbacks import Checkpoints
+from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
+
+MODEL = {"backbone": "mobilenetv4_conv_small", "channels": 16, "latent_size": 8, "classifier_width": 16,
+         "decoder_width": 16}
+#: A process that trains a recipe; with "kill" it takes itself down at the end of the second epoch,
+#: when that epoch's checkpoint is not yet written.
+SCRIPT = """
+import os, signal, sys
+import torch
+from deepgalaxy.training.fit import fit, read_recipe
+torch.set_num_threads(1)
+said = []
+def say(line):
+    print(line, flush=True)
+    said.append(line)
+    if "kill" in sys.argv and len(said) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+fit(read_recipe(sys.argv[1]), say)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dummy_dataset(tmp_path_factory.mktemp("data") / "suite.h5", n_encounters=4, n_snapshots=4,
+                               n_cameras=2, n_pixels=64)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order; and what fit changes in this process is put back."""
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def recipe(data, output, **options):
+    options = {"epochs": 2, "images_per_epoch": 16, "batch_size": 8, "validation_share": 0.3, "realism": None,
+               "model": MODEL, "optimiser": {"warmup": 2}, **options}
+    return TrainConfig.parse({"data": str(data), "output": str(output), **options})
+
+
+def start(config, *arguments, launcher=()):
+    path = Path(config.output).with_suffix(".yaml")
+    path.write_text(config.to_json())  # JSON is YAML
+    script = path.with_suffix(".py")
+    script.write_text(SCRIPT)
+    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")}
+    return subprocess.run([sys.executable, *launcher, str(script), str(path), *arguments], capture_output=True,
+                          text=True, env={**environment, "OMP_NUM_THREADS": "1"})
+
+
+def metrics(output):
+    return [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
+
+
+def state(path):
+    return load_weights(path).model.state_dict()
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """Two epochs without an interruption."""
+    torch.set_num_threads(1)
+    config = recipe(data, tmp_path_factory.mktemp("straight") / "run")
+    said = []
+    return config, fit(config, said.append), said
+
+
+def test_fit_writes_weights_metrics_and_recipe(straight, data):
+    config, path, said = straight
+    output = Path(config.output)
+    weights = load_weights(path)
+    assert path == output / "model.safetensors" and weights.name == "model"
+    assert weights.metadata["training"] == json.loads(config.to_json())
+    held = weights.metadata["validation_encounters"]
+    assert 1 <= len(held) < 4 and set(held) <= set(Dataset(data).groups)
+    rows = metrics(output)
+    assert [row["epoch"] for row in rows] == [0, 1] and [row["steps"] for row in rows] == [2, 4]
+    for row in rows:
+        assert row["workers"] == 1 and row["images_per_second"] > 0 and 0 <= row["input_wait"] <= 1
+        assert np.isfinite([row["loss"], row["labels"], row["reconstruction"], row["kl"]]).all()
+        assert row["clean_time_since_pericentre"] >= 0
+    assert len(said) == 2 and said[0].startswith("epoch 1/2: loss ")
+    assert TrainConfig.from_json((output / "recipe.json").read_text()) == config
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["epoch_00000.ckpt", "epoch_00001.ckpt"]
+
+
+def test_same_recipe_same_weights(straight, data, tmp_path):
+    config, path, _ = straight
+    again = fit(config.model_copy(update={"output": str(tmp_path / "run")}), say=lambda line: None)
+    assert_same(state(path), state(again))
+    other = fit(config.model_copy(update={"output": str(tmp_path / "other"), "seed": 1}), say=lambda line: None)
+    assert not torch.equal(state(path)["encoder.neck.weight"], state(other)["encoder.neck.weight"])
+
+
+def test_resume_equals_uninterrupted_run(straight, data, tmp_path):
+    config, path, _ = straight
+    config = config.model_copy(update={"output": str(tmp_path / "run")})
+    killed = start(config, "kill")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    checkpoints = Path(config.output) / "checkpoints"
+    assert [p.name for p in checkpoints.iterdir()] == ["epoch_00000.ckpt"]
+    assert not (Path(config.output) / "model.safetensors").exists()
+    said = []
+    resumed = fit(config, said.append)
+    assert said[0] == "going on from epoch_00000.ckpt" and said[1].startswith("epoch 2/2")
+    assert_same(state(path), state(resumed))
+
+
+def test_damaged_newest_checkpoint_is_passed_over(straight, tmp_path):
+    import shutil
+
+    config, path, _ = straight
+    shutil.copytree(config.output, tmp_path / "run")
+    config = config.model_copy(update={"output": str(tmp_path / "run")})
+    newest = tmp_path / "run" / "checkpoints" / "epoch_00001.ckpt"
+    whole = newest.read_bytes()
+    said = []
+    newest.write_bytes(whole[:len(whole) // 2])
+    with pytest.warns(UserWarning, match="epoch_00001.ckpt: damaged checkpoint.*the one before is used"):
+        again = fit(config, said.append)
+    assert said[0] == "going on from epoch_00000.ckpt"
+    assert_same(state(path), state(again))
+    assert newest.read_bytes() != whole[:len(whole) // 2]  # written anew
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", "truncated", "other"])
+def test_newest_readable_checkpoint_is_chosen(tmp_path, content):
+    assert Checkpoints.newest(tmp_path) is None
+    torch.save({"state_dict": {}}, tmp_path / "epoch_00003.ckpt")
+    if content == "other":
+        torch.save([1, 2], tmp_path / "epoch_00004.ckpt")
+    elif content == "truncated":
+        (tmp_path / "epoch_00004.ckpt").write_bytes((tmp_path / "epoch_00003.ckpt").read_bytes()[:-100])
+    else:
+        (tmp_path / "epoch_00004.ckpt").write_bytes(content)
+    (tmp_path / "epoch_00005.tmp").write_bytes(b"half")
+    with pytest.warns(UserWarning, match="epoch_00004.ckpt"):
+        assert Checkpoints.newest(tmp_path).name == "epoch_00003.ckpt"
+
+
+def test_terminated_run_goes_on_where_it_was(straight, data, tmp_path):
+    config, path, _ = straight
+    config = config.model_copy(update={"output": str(tmp_path / "run")})
+    stopping = []
+
+    def say(line):
+        stopping.append(line)
+        if len(stopping) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(config, say)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    said = []
+    assert_same(state(path), state(fit(config, said.append)))
+    assert said[0] == "going on from epoch_00000.ckpt"
+
+
+@pytest.mark.xfail(strict=True, reason="Checkpoints.setup takes SIGTERM and never gives it back")
+def test_fit_leaves_the_process_as_it_was(straight, data, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    config, _, _ = straight
+    fit(config, say=lambda line: None)  # all epochs are done: nothing but the weights is written
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_two_workers_match_one(data, tmp_path):
+    # 3 epochs of 4 steps of 16 images. Dropout, z and BatchNorm's statistics differ between the two, and at
+    # the usual learning rate that grows to 1.5 % within 12 steps of so small batches.
+    configs = [recipe(data, tmp_path / name, epochs=3, images_per_epoch=64, batch_size=16, validate_every=3,
+                      optimiser={"warmup": 12, "learning_rate": 1e-3}) for name in ("one", "two")]
+    fit(configs[0], say=lambda line: None)
+    two = start(configs[1], launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"))
+    assert two.returncode == 0, two.stderr
+    a, b = metrics(configs[0].output), metrics(configs[1].output)
+    assert [row["workers"] for row in a] == [1, 1, 1] and [row["workers"] for row in b] == [2, 2, 2]
+    assert [row["steps"] for row in a] == [row["steps"] for row in b] == [4, 8, 12]
+    np.testing.assert_allclose([row["loss"] for row in b], [row["loss"] for row in a], rtol=0.01)
+    assert two.stdout.count("epoch 1/3") == 1  # one worker speaks for all
+    load_weights(tmp_path / "two" / "model.safetensors")
+
+
+# Batches
+
+
+@pytest.mark.parametrize("n, batch_size, images", [(100, 8, 40), (7, 4, 30), (1000, 12, 999)])
+@pytest.mark.parametrize("world", [2, 4])
+def test_workers_together_take_the_batch_of_one(n, batch_size, images, world):
+    for epoch in (0, 1, 5):
+        single = GlobalBatches(n, batch_size, images, seed=3)
+        several = [GlobalBatches(n, batch_size, images, 3, rank, world) for rank in range(world)]
+        for sampler in (single, *several):
+            sampler.set_epoch(epoch)
+        for whole, *parts in zip(single, *several, strict=True):
+            assert len(whole) == batch_size and {len(p) for p in parts} == {batch_size // world}
+            merged = [parts[i % world][i // world] for i in range(batch_size)]
+            assert merged == whole
+
+
+def test_epochs_go_on_through_one_stream_of_permutations():
+    n = 24
+    sampler, taken = GlobalBatches(n, 4, 8, seed=1), []
+    assert len(sampler) == len(list(sampler)) == 2
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        taken += [i for batch in sampler for i in batch]
+    assert sorted(taken[:n]) == sorted(taken[n:]) == list(range(n))  # every image once before any comes twice
+    assert taken[:n] != taken[n:]
+
+
+def test_epoch_shorter_than_a_batch_still_has_one():
+    assert [len(b) for b in GlobalBatches(3, 8, 1, seed=0)] == [8]
+
+
+def test_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(ValueError, match="multiple of 3"):
+        GlobalBatches(10, 8, 8, 0, 0, 3)
+
+
+class Recorder(lightning.LightningModule):
+    """Learns nothing; notes what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), {}
+
+    def training_step(self, batch, _):
+        self.seen.setdefault(self.current_epoch, []).extend(batch["index"].tolist())
+        return (self.weight * batch["image"].mean()).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.xfail(strict=True, reason="the trainer sets the epoch of batch_sampler.sampler, not of batch_sampler")
+def test_every_epoch_shows_other_images(data, workers):
+    images = EncounterImages(Dataset(data), np.arange(32))
+    batches, module = GlobalBatches(32, 4, 16, seed=0), Recorder()
+    trainer = lightning.Trainer(accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False,
+                                enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(module, loader(images, batches, workers))
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        assert module.seen[epoch] == [i for batch in batches for i in batch]
+    assert sorted(module.seen[0] + module.seen[1]) == list(range(32))
+
+
+def test_labels_stay_with_their_images(data):
+    dataset = Dataset(data)
+    batch = EncounterImages(dataset, np.arange(5, 30)).__getitems__([3, 0, 20])
+    assert batch["index"].tolist() == [8, 5, 25]
+    np.testing.assert_array_equal(batch["image"], dataset.images([8, 5, 25]))
+    for name, column in (("time_since_pericentre", "time"), ("mass_ratio", "mass_ratio"), ("stage", "stage")):
+        np.testing.assert_array_equal(batch[name], dataset.labels[column][[8, 5, 25]])
+    assert batch["time_camera"].tolist() == [dataset.snapshot[i] * 2 + dataset.camera[i] for i in (8, 5, 25)]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("tree, key", [
+    ({"epochs": 0}, "epochs"), ({"batch": 4}, "batch"), ({"optimiser": {"learning_rate": -1}}, "learning_rate"),
+    ({"model": {"stride": 64}}, "stride"), ({"precision": "8"}, "precision"), ({"realism": {"zoom": 9}}, "zoom"),
+    ({"data": None}, "data")])
+def test_mistake_in_a_recipe_is_one_line_that_names_it(tmp_path, tree, key):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"data": "x.h5", "output": "out", **tree}))
+    with pytest.raises(ConfigError, match=key) as caught:
+        read_recipe(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_paths_of_a_recipe_are_taken_from_its_folder(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"data": "../x.h5", "output": "/abs/out"}))
+    config = read_recipe(tmp_path / "recipe.yaml")
+    assert (config.data, config.output) == (str(tmp_path.parent / "x.h5"), "/abs/out")
+
+
+def test_missing_data_tiny_images_and_single_encounters_are_one_line(tmp_path):
+    with pytest.raises(DatasetError, match="no.h5"):
+        fit(recipe(tmp_path / "no.h5", tmp_path / "out"))
+    small = write_dummy_dataset(tmp_path / "small.h5", n_pixels=16)
+    with pytest.raises(DatasetError, match="16x16 pixels are too small for stride = 16"):
+        fit(recipe(small, tmp_path / "out"))
+    single = write_dummy_dataset(tmp_path / "single.h5", n_encounters=1)
+    with pytest.raises(DatasetError, match="holds 1 encounter"):
+        fit(recipe(single, tmp_path / "out"))
+
+
+def test_output_that_cannot_be_written_is_one_line(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="output = .*cannot be written") as caught:
+        fit(recipe(data, tmp_path / "file"))
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_of_another_architecture_is_one_line(straight, tmp_path):
+    import shutil
+
+    config, _, _ = straight
+    shutil.copytree(config.output, tmp_path / "run")
+    other = config.model_copy(update={"output": str(tmp_path / "run"), "epochs": 3,
+                                      "model": config.model.model_copy(update={"channels": 24})})
+    with pytest.raises(ModelError, match="another architecture") as caught:
+        fit(other, say=lambda line: None)
+    assert "\n" not in str(caught.value)
