@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -93,10 +93,14 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
 
 
 def _fields_at(cls: type[BaseModel], location: tuple) -> list[str]:
+    members: list = []
     for part in location:
         field = cls.model_fields.get(part) if isinstance(part, str) else None
         if field is None:
+            # Within a union the location holds the tag, the value of the member's field `kind`.
+            cls = next((c for c in members if c.model_fields["kind"].default == part), cls)
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             cls = field.annotation
+        members = [c for c in get_args(field.annotation) if isinstance(c, type) and "kind" in c.model_fields]
     return list(cls.model_fields)

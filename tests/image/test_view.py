@@ -60,7 +60,7 @@ def test_quarter_turn_of_the_position_angle_is_a_quarter_turn_of_the_pixels():
                                rtol=1e-5, atol=1e-5 * picture(View((1, 2, 3), 20)).max())
 
 
-@pytest.mark.parametrize("view", VIEWS[:14] + VIEWS[20:26] + POLES, ids=lambda v: "%.2f %.2f %.2f" % tuple(v.unit))
+@pytest.mark.parametrize("view", VIEWS[:14] + VIEWS[20:26] + POLES, ids=lambda v: " ".join(f"{x:.2f}" for x in v.unit))
 def test_opposite_cameras_see_mirror_images(view):
     opposite = View(tuple(-view.unit), -view.position_angle)
     here, there = picture(view), picture(opposite)

@@ -143,7 +143,6 @@ def test_same_seed_same_galaxy(galaxy):
     assert np.abs(a.positions - c.positions).max() > 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="7 %: the rotation is set up for the force in the mid-plane")
 def test_disc_keeps_its_scale_length_and_its_books_for_100_myr(galaxy):
     particles = galaxy.sample(*COUNTS, SOFTENING_HALO, np.random.default_rng(2))
     disc = particles.component == DISC

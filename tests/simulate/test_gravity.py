@@ -111,7 +111,8 @@ def test_one_particle_is_a_plummer_sphere():
                    direct(points, np.full(40, softening), np.zeros((1, 3)), np.array([mass]),
                           np.array([softening]))):
         np.testing.assert_allclose(phi, -G * mass / np.sqrt(r**2 + softening**2), rtol=2e-6)
-        np.testing.assert_allclose(a, -G * mass * points / (r**2 + softening**2)[:, None] ** 1.5, rtol=0, atol=2e-6 * np.abs(a).max())
+        expected = -G * mass * points / (r**2 + softening**2)[:, None] ** 1.5
+        np.testing.assert_allclose(a, expected, rtol=0, atol=2e-6 * np.abs(a).max())
 
 
 def test_softenings_of_a_pair_are_averaged_in_squares():

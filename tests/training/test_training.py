@@ -185,7 +185,6 @@ def test_terminated_run_goes_on_where_it_was(straight, data, tmp_path):
     assert said[0] == "going on from epoch_00000.ckpt"
 
 
-@pytest.mark.xfail(strict=True, reason="Checkpoints.setup takes SIGTERM and never gives it back")
 def test_fit_leaves_the_process_as_it_was(straight, data, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     config, _, _ = straight
@@ -262,7 +261,6 @@ class Recorder(lightning.LightningModule):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.xfail(strict=True, reason="the trainer sets the epoch of batch_sampler.sampler, not of batch_sampler")
 def test_every_epoch_shows_other_images(data, workers):
     images = EncounterImages(Dataset(data), np.arange(32))
     batches, module = GlobalBatches(32, 4, 16, seed=0), Recorder()

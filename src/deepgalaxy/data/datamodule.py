@@ -55,6 +55,7 @@ class GlobalBatches(Sampler):
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.steps = max(1, images_per_epoch // batch_size)
         self.rank, self.world, self.epoch = rank, world, 0
+        self.sampler = self  # where the trainer looks for something whose epoch it can set
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before every epoch."""

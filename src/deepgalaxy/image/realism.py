@@ -129,7 +129,7 @@ def _neighbours(u, size, config):
         present = v[:, 4] < config.neighbours
         radius = 0.012 * 10 ** (0.9 * v[:, 5])
         r = torch.sqrt((c * dx + s * dy) ** 2 + ((c * dy - s * dx) / flat) ** 2)
-        bright = 10 ** (1.8 * v[:, 4] / max(config.neighbours, 1e-6) - 1.6)
+        bright = 10 ** (1.8 * (v[:, 4] / max(config.neighbours, 1e-6)).clamp(max=1) - 1.6)
         total += present * bright * torch.exp(-r / radius)
     return F.interpolate(total[:, None], size=(size, size), mode="bilinear")
 
@@ -142,9 +142,8 @@ def _stars(u, density, size, config):
     flux = present * 10 ** (4.2 * u[..., 2] ** 3 - 1.2)
     index = (u[..., 0] * size).long() * size + (u[..., 1] * size).long()
     image = torch.zeros(b, size * size).scatter_add_(1, index, flux).reshape(b, 1, size, size)
-    wings = F.avg_pool2d(image, 4) * 16
-    wings = _blur(wings, torch.full((b,), 1.2)) / 16
-    return image + 0.12 * F.interpolate(wings, scale_factor=4, mode="bilinear")
+    wings = _blur(F.avg_pool2d(image, 4), torch.full((b,), 1.2))
+    return image + 0.12 * F.interpolate(wings, size=(size, size), mode="bilinear")
 
 
 def _blur(images, sigma):

@@ -98,9 +98,12 @@ class Galaxy:
         rd = c.disc_scale_length
         table = _unit_disc_forces(round(c.disc_scale_height / rd, 4), round(self.softening / rd, 4))
         R = np.geomspace(0.01, 12, 1500) * rd
-        spheres = np.interp(R, self.radius, self.halo_enclosed + self.bulge_enclosed)
-        vc2 = G * spheres * R**2 / (R**2 + self.softening**2) ** 1.5
-        vc2 = vc2 + G * c.disc_mass / rd * np.interp(R / rd, table[0], table[1])
+        # All forces are averaged over the sech^2 profile: stars above the mid-plane feel less of them.
+        z = c.disc_scale_height * np.arctanh(np.linspace(-0.999, 0.999, 201))
+        r = np.sqrt(R[:, None] ** 2 + z**2)
+        spheres = np.interp(r, self.radius, self.halo_enclosed + self.bulge_enclosed)
+        spheres = G * spheres / (r**2 + self.softening**2) ** 1.5
+        vc2 = R**2 * spheres.mean(axis=1) + G * c.disc_mass / rd * np.interp(R / rd, table[0], table[1])
         omega2 = vc2 / R**2
         kappa2 = np.clip(R * np.gradient(omega2, R) + 4 * omega2, omega2, 4 * omega2)
         surface_density = c.disc_mass / (2 * np.pi * rd**2) * np.exp(-R / rd)
@@ -114,10 +117,7 @@ class Galaxy:
         # Asymmetric drift: v_c^2 - <v_phi>^2 (Binney & Tremaine 2008, eq. 4.228, epicyclic).
         mean2 = vc2 + sigma_R2 * (1 - anisotropy - R / rd - R * R / (R_soft * rd))
         # <v_z^2> = <-z a_z> over the sech^2 profile: the disc's own part and that of the spheres.
-        z = c.disc_scale_height * np.arctanh(np.linspace(-0.999, 0.999, 201))
-        r = np.sqrt(R[:, None] ** 2 + z**2)
-        mass = np.interp(r, self.radius, self.halo_enclosed + self.bulge_enclosed)
-        sigma_z2 = (z**2 * G * mass / (r**2 + self.softening**2) ** 1.5).mean(axis=1)
+        sigma_z2 = (z**2 * spheres).mean(axis=1)
         sigma_z2 += G * c.disc_mass / rd * np.interp(R / rd, table[0], table[2])
         return {
             "R": R, "circular": np.sqrt(vc2), "rotation": np.sqrt(np.clip(mean2, 0, None)),
@@ -126,7 +126,7 @@ class Galaxy:
         }
 
     def circular_velocity(self, R):
-        """In kpc/Myr, in the mid-plane, at cylindrical radii R in kpc."""
+        """In kpc/Myr, averaged over the disc's thickness, at cylindrical radii R in kpc."""
         return np.interp(R, self._disc_moments["R"], self._disc_moments["circular"])
 
     def sample(self, n_disc: int, n_bulge: int, n_halo: int, softening_halo: float,
@@ -204,7 +204,7 @@ class Galaxy:
 def _unit_disc_forces(height: float, softening: float):
     """Forces of a disc of unit mass and scale length, G = 1.
 
-    Returns radii (K,), -R a_R averaged over azimuth (K,), and <-z a_z> over the sech^2 profile (K,).
+    Returns radii (K,), <-R a_R> (K,) and <-z a_z> (K,), both averaged over azimuth and the sech^2 profile.
     Measured on an eightfold symmetric set of particles with the tree itself, so that finite
     thickness and softening enter as they do in the run.
     """
@@ -230,9 +230,8 @@ def _unit_disc_forces(height: float, softening: float):
         acceleration, _ = tree.field_at(points, np.full(len(points), softening))
         return points, acceleration / G
 
-    points, a = probe(angles, np.zeros(1))
-    radial = -(a * points).sum(axis=1).reshape(len(radii), -1).mean(axis=1)
-    points, a = probe(angles[::2], heights)
+    points, a = probe(angles, heights)
+    radial = -(a[:, :2] * points[:, :2]).sum(axis=1).reshape(len(radii), -1).mean(axis=1)
     vertical = -(a[:, 2] * points[:, 2]).reshape(len(radii), -1).mean(axis=1)
     return radii, _smooth(radial), _smooth(vertical)
 

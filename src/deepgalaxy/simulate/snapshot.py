@@ -78,10 +78,14 @@ class Encounter:
                 if f.attrs.get("format") != FORMAT:
                     raise SimulationError(f"{path}: is not an encounter file of deepgalaxy")
                 names = ("time", "positions", "masses", "component", "galaxy", "separation", "stage")
-                if any(not isinstance(f.get(name, getlink=True), h5py.HardLink)
+                if any(not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(f[name], h5py.Dataset)
                        or f[name].is_virtual or f[name].external for name in names):
                     raise SimulationError(f"{path}: a data set is missing or lies outside the file; refused")
                 arrays = {name: f[name][()] for name in names}
+                n_times, n_stars = arrays["positions"].shape[:2]
+                if any(len(arrays[k]) != n_times for k in ("time", "separation", "stage")) or any(
+                        len(arrays[k]) != n_stars for k in ("masses", "component", "galaxy")):
+                    raise SimulationError(f"{path}: its arrays do not fit each other; simulate it again")
                 own = {"format", "format_version", "name", "deepgalaxy_version", "config", "units"}
                 parameters = {k: v.item() for k, v in f.attrs.items() if k not in own}
                 return cls(name=f.attrs["name"], config=f.attrs["config"], parameters=parameters, **arrays)

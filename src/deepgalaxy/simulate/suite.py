@@ -76,10 +76,12 @@ class SuiteConfig(Config):
         """All encounters of the suite; the same list for the same configuration, always."""
         make = _sobol if isinstance(self.design, SobolDesign) else _grid
         shared = {"primary": self.primary, "resolution": self.resolution}
-        try:
-            return [EncounterConfig(**shared, **parameters) for parameters in make(self.design)]
-        except ValueError as error:
-            raise ConfigError(f"suite '{self.name}': {str(error).splitlines()[-2].strip()}") from None
+        source = f"suite '{self.name}'"
+        encounters = [EncounterConfig.parse({**shared, **parameters}, source) for parameters in make(self.design)]
+        if len({e.name for e in encounters}) < len(encounters):
+            raise ConfigError(f"{source}: mass_ratios and size_ratios name the encounters to two digits, and must "
+                              "differ in them")
+        return encounters
 
 
 def _sobol(design: SobolDesign) -> Iterator[dict]:

@@ -27,15 +27,20 @@ class Checkpoints(lightning.Callback):
 
     def __init__(self, folder: str | Path, keep: int = 2):
         self.folder, self.keep = Path(folder), keep
-        self._stop = False
+        self._stop, self._before = False, None
 
     def setup(self, trainer, module, stage):
         self.folder.mkdir(parents=True, exist_ok=True)
         if hasattr(signal, "SIGTERM") and stage == "fit":
             try:
-                signal.signal(signal.SIGTERM, self._on_terminate)
+                self._before = signal.signal(signal.SIGTERM, self._on_terminate)
             except ValueError:
                 pass  # not in the main thread, as in a notebook's worker
+
+    def teardown(self, trainer, module, stage):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
 
     def _on_terminate(self, *_):
         self._stop = True
