@@ -46,7 +46,10 @@ class Config(BaseModel):
     @classmethod
     def from_json(cls, text: str, source: str = "configuration") -> Self:
         """Read what `to_json` wrote."""
-        return cls.parse(json.loads(text), source)
+        try:
+            return cls.parse(json.loads(text), source)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{source}: its configuration is not valid JSON ({error})") from None
 
     def to_json(self) -> str:
         """The whole tree as JSON, as stored beside every result."""

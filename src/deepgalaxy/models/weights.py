@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
 __all__ = ["Weights", "save_weights", "load_weights", "update_metadata"]
@@ -36,13 +36,12 @@ class Weights:
 
 
 def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None, **metadata) -> None:
-    """Write the weights, whole or not at all; the file carries a checksum of its tensors."""
+    """Write the weights, whole or not at all; the file carries a checksum of all that is in it."""
     from .. import __version__
 
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = {"format": _FORMAT, "name": name, "version": __version__, "model": model.config.to_json(),
-              "training": training.to_json() if training else "{}", "tensors_sha256": _digest(tensors),
-              "metadata": json.dumps(metadata)}
+              "training": training.to_json() if training else "{}", "metadata": json.dumps(metadata)}
     _write(Path(path), tensors, header)
 
 
@@ -56,15 +55,17 @@ def load_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     tensors, header = _read(path)
-    config = ModelConfig.from_json(header["model"], str(path))
+    try:
+        config = ModelConfig.from_json(header["model"], str(path))
+        metadata = {**json.loads(header["metadata"]), "training": json.loads(header["training"])}
+    except (KeyError, ValueError, ConfigError) as error:
+        raise ModelError(f"{path}: says nothing sensible about its architecture ({error})") from None
     model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelError(f"{path}: the weights do not fit the architecture they name "
                          f"({str(error).splitlines()[-1].strip()[:120]})") from None
-    metadata = json.loads(header["metadata"])
-    metadata["training"] = json.loads(header["training"])
     model.eval().requires_grad_(False)
     return Weights(model, header["name"], header["version"], _file_digest(path), metadata)
 
@@ -90,7 +91,7 @@ def _read(path: Path):
                          "weights travel as safetensors, not as pickles") from None
     if header.get("format") != _FORMAT:
         raise ModelError(f"{path}: is a safetensors file, but not weights of deepgalaxy")
-    if _digest(tensors) != header.get("tensors_sha256"):
+    if _digest(tensors, header) != header.get("sha256"):
         raise ModelError(f"{path}: is damaged, its checksum does not fit; fetch or train it again")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -99,21 +100,24 @@ def _read(path: Path):
 
 
 def _write(path: Path, tensors, header) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    header["sha256"] = _digest(tensors, header)
     try:
         save_file(tensors, temporary, metadata=header)
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise ModelError(f"{path}: cannot be written ({error}); free space or choose another folder") from None
 
 
-def _digest(tensors) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors, header) -> str:
+    """Of everything in the file but this digest itself."""
+    digest = hashlib.sha256(json.dumps({k: v for k, v in sorted(header.items()) if k != "sha256"}).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -60,7 +60,8 @@ class TrainingModule(lightning.LightningModule):
     def __init__(self, model: ModelConfig, loss: LossConfig, optimiser: OptimiserConfig,
                  realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True):
         super().__init__()
-        self.model = DeepGalaxy(model).to(memory_format=torch.channels_last)
+        self.model = DeepGalaxy(model)
+        self.model.to(memory_format=self.model.encoder.memory_format)
         self.averaged = AveragedModel(self.model, multi_avg_fn=_moving_average(optimiser.ema), use_buffers=True)
         self.averaged.requires_grad_(False)
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
