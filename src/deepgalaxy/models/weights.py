@@ -60,7 +60,8 @@ def load_weights(path: str | Path) -> Weights:
         metadata = {**json.loads(header["metadata"]), "training": json.loads(header["training"])}
     except (KeyError, ValueError, ConfigError) as error:
         raise ModelError(f"{path}: says nothing sensible about its architecture ({error})") from None
-    model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
+    with torch.inference_mode(False):  # weights made in it could never be trained on
+        model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
