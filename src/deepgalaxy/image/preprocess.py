@@ -24,6 +24,9 @@ FRAME_PIXELS = 112
 #: Light is searched for on a grid of this many cells on a side.
 _GRID = 40
 
+#: Companions are looked for within this distance of the canvas's centre, in half sides.
+_FIELD = 0.78
+
 #: The frame's half side over the radius that holds 97 % of the detected cells.
 _MARGIN = 1.35
 
@@ -62,15 +65,19 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     ImageError
         If all pixels are masked, or all are equal.
     """
-    pixels = np.asarray(pixels, np.float32)
+    pixels = np.asarray(pixels, np.float64)
     valid = pixels[~mask] if mask is not None else pixels
     if valid.size == 0 or float(np.ptp(valid)) == 0:
         raise ImageError("holds no light: all its valid pixels are equal")
-    # Large offsets and tiny fluxes both lose digits in float32; one affine map takes care of them.
+    # Large offsets and tiny fluxes both lose digits in float32; one affine map takes care of them first.
     low, high = float(valid.min()), float(np.quantile(valid, 0.999))
     high = high if high > low else float(valid.max())
-    pixels = (pixels - low) / (high - low)
-    background = float(np.median(_border(pixels[None])[0]))
+    pixels = ((pixels - low) / (high - low)).astype(np.float32)
+    border = _border(pixels[None])[0]
+    if mask is not None:
+        kept = border[~_border(mask[None])[0]]
+        border = kept if len(kept) else pixels[~mask]
+    background = float(np.median(border))
     if mask is not None:
         pixels = np.where(mask, background, pixels)
     height, width = pixels.shape
@@ -133,6 +140,8 @@ def find_frames(canvas: torch.Tensor) -> Framing:
         # A companion is of a size with the main piece, and no further than three of its diameters.
         reach = np.clip(6 * np.sqrt(area[main] / np.pi) * 2 / _GRID, 0.3, 1.0)
         keep = (area > 0.15 * area[main]) & (flux > 0.07 * flux[main]) & (distance < reach) & (area >= 4)
+        # Whoever takes a picture of a pair has it in the middle; bright stars sit anywhere.
+        keep &= np.hypot(x, y) < _FIELD
         keep[main] = True
         if area[main] < 3:
             continue
@@ -201,11 +210,13 @@ def stretch(frames: torch.Tensor) -> torch.Tensor:
     x = frames[:, 0]
     border = torch.cat([x[:, :k].flatten(1), x[:, -k:].flatten(1), x[:, :, :k].flatten(1),
                         x[:, :, -k:].flatten(1)], 1)
-    background = torch.minimum(border.median(dim=1).values, x[:, ::2, ::2].flatten(1).median(dim=1).values)
+    binned = F.avg_pool2d(frames, 2)
+    # Binned, not every second pixel: a mirrored picture gives the same numbers.
+    background = torch.minimum(border.median(dim=1).values, binned.flatten(1).median(dim=1).values)
     x = x - background[:, None, None]
     below = torch.where(x < 0, x, torch.zeros_like(x)).flatten(1)
     noise = (below.square().sum(1) / ((below < 0).sum(1) + 1)).sqrt()
-    high = quantile(x[:, ::2, ::2], 0.99).clamp(min=1e-9)
+    high = (quantile(binned, 0.99) - background).clamp(min=1e-9)
     soft = torch.maximum(2.5 * noise, high / 60).clamp(min=1e-9)[:, None, None]
     high = torch.maximum(high[:, None, None], 2 * soft)
     return (torch.asinh(x / soft) / torch.asinh(high / soft)).clamp(-0.1, 1.3)[:, None]

@@ -38,7 +38,7 @@ def smoothing_lengths(positions, n_neighbours: int = 24) -> np.ndarray:
     """Distance (N,) in kpc to the n-th nearest star, in space."""
     from scipy.spatial import cKDTree
 
-    return cKDTree(positions).query(positions, k=min(n_neighbours, len(positions)))[0][:, -1]
+    return cKDTree(positions).query(positions, k=[min(n_neighbours, len(positions))])[0][:, 0]
 
 
 def render(positions, masses, view: View, n_pixels: int, field_of_view: float, smoothing=None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import DeepGalaxyError
+from ..errors import DatasetError, DeepGalaxyError
+from ..files import has_seal, open_sealed
 
 __all__ = ["check_file"]
 
@@ -46,20 +47,19 @@ def check_file(path: str | Path) -> tuple[str, list[str]]:
 
 
 def _hdf5_kind(path: Path) -> str | None:
-    import h5py
-
     try:
+        sealed = has_seal(path)
         with open(path, "rb") as f:
-            if f.read(8) != b"\x89HDF\r\n\x1a\n":
-                return "data set" if path.suffix in (".h5", ".hdf5") else None
+            plain = f.read(8) == b"\x89HDF\r\n\x1a\n"
     except OSError:
         return None
+    if not sealed:
+        return "data set" if plain or path.suffix in (".h5", ".hdf5") else None
     try:
-        with h5py.File(path, "r") as f:
-            kind = f.attrs.get("format")
-    except (OSError, RuntimeError):
-        return "data set"
-    return {"deepgalaxy-encounter": "encounter", "deepgalaxy-library": "library"}.get(kind, "data set")
+        with open_sealed(path) as f:
+            return "library" if f.attrs.get("format") == "deepgalaxy-library" else "encounter"
+    except OSError as error:
+        raise DatasetError(f"{path}: is damaged ({error}); make it again") from None
 
 
 def _check_encounter(encounter) -> list[str]:

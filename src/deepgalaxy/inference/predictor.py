@@ -131,13 +131,14 @@ class Predictor:
         z = mu[:, 0].numpy()
         matches, familiarity = [], float("nan")
         if self.library is not None:
-            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=self.n_views)])
+            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=min(self.n_views, 4))])
             matches = self.library.matches(z, views, n_matches)
             familiarity = self.library.familiarity(z)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
             properties=properties, stage=stage, familiarity=familiarity,
-            flags=picture.flags + _flags(framing, side, familiarity, properties), matches=matches,
+            flags=picture.flags + _scale_flags(kpc, redshift) + _flags(framing, side, familiarity, properties),
+            matches=matches,
             distributions=curves, z=z[0], display=picture.display,
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy())
         with torch.inference_mode():
@@ -151,7 +152,7 @@ class Predictor:
             try:
                 yield self.predict(image, **options)
             except DeepGalaxyError as error:
-                yield (image if isinstance(image, str) else getattr(image, "name", str(image))), str(error)
+                yield _name(image), str(error)
 
     def predict_batch(self, images: np.ndarray, kpc_per_pixel: np.ndarray | None = None, n_views: int = 1):
         """Posteriors and latent means of equally large arrays, at full speed.
@@ -173,6 +174,18 @@ class Predictor:
         scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
         probability, mu = distributions(self.weights.model, frames, scale, self._temperatures, n_views)
         return probability, mu[0].numpy()
+
+
+def _scale_flags(kpc: float | None, redshift: float | None) -> list[str]:
+    if kpc is None and redshift is not None:
+        return [f"the redshift {redshift:g} is not used: the picture says no pixel scale; give --arcsec-per-pixel"]
+    return []
+
+
+def _name(image) -> str:
+    if isinstance(image, np.ndarray):
+        return "array"
+    return image.name if isinstance(image, Picture) else str(image)
 
 
 def _flags(framing: Framing, side: float | None, familiarity: float, properties: dict) -> list[str]:

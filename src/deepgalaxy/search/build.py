@@ -39,10 +39,7 @@ def calibrate(model: str | Path, data: str | Path, n_images: int = 1536) -> dict
     realism = weights.metadata["training"].get("realism")
     temperatures = fit_temperatures(weights.model, dataset, np.random.default_rng(1).permutation(held)[:n_images],
                                     RealismConfig.parse(realism, "realism") if realism else None)
-    held_names = set(weights.metadata.get("validation_encounters", []))
-    training = [identity for identity, name in zip(dataset.identities, dataset.groups, strict=True)
-                if name not in held_names]
-    update_metadata(model, temperatures=temperatures, training_encounters=training, n_images=len(dataset))
+    update_metadata(model, temperatures=temperatures)
     return temperatures
 
 

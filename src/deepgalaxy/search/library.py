@@ -1,30 +1,33 @@
 """The library: z, labels and a thumbnail of every reference image.
 
-One HDF5 file. Thumbnails are 64-pixel WebP, about 700 bytes each, of the frame as the model sees it.
+One HDF5 file behind a checksum of its bytes. Thumbnails are 64-pixel WebP, about 300 bytes each, of the
+frame as the model sees it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
+from collections import Counter
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ..errors import LibraryError
+from ..files import open_sealed, sealed_hdf5
 from ..inference.story import Match
-from ..simulate.snapshot import replace_file
 from .index import LatentIndex
+from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
 
-__all__ = ["Library", "THUMBNAIL_PIXELS", "encode_thumbnail", "write_library"]
+__all__ = ["Library", "encode_thumbnail", "write_library"]
 
-FORMAT, FORMAT_VERSION = "deepgalaxy-library", 1
-THUMBNAIL_PIXELS = 64
+FORMAT, FORMAT_VERSION = "deepgalaxy-library", 2
 _LABELS = ("time", "mass_ratio", "size_ratio", "view_inclination")
-_ARRAYS = ("z", "encounter", "snapshot", "camera", "local_distance", "familiar_distances", "thumbnails",
-           "thumbnail_offsets", *_LABELS)
+_ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "familiar_distances", "thumbnails",
+           "thumbnail_offsets", "pictures", "picture_basis", *_LABELS)
+
+#: Candidates that are compared picture by picture, turned and shifted.
+_COMPARED = 48
 
 
 def encode_thumbnail(frame: np.ndarray) -> bytes:
@@ -32,14 +35,20 @@ def encode_thumbnail(frame: np.ndarray) -> bytes:
     from PIL import Image
 
     picture = Image.fromarray((255 * np.clip(frame, 0, 1)).astype(np.uint8))
-    picture = picture.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.BOX)
+    picture = picture.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.BOX)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=60, method=4)
     return buffer.getvalue()
 
 
+def _decode(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float32) / 255
+
+
 def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], encounter, snapshot, camera,
-                  thumbnails: list[bytes], familiar_z, model_sha256: str, config: str = "{}") -> None:
+                  thumbnails: list[bytes], familiar_z, model_sha256: str, config: str = "{}", metric=None) -> None:
     """Write a library, whole or not at all.
 
     Parameters
@@ -49,32 +58,35 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     encounters : names; encounter (N,) is the row's index into them.
     thumbnails : N WebP files.
     familiar_z : (M, D) of observed images of other encounters, against which new images are compared.
+    metric : (D, D), distances are measured in z @ metric; without it, each axis in units of its spread.
     """
     path = Path(path)
     z = np.asarray(z, np.float16)
-    index = LatentIndex(z)
+    metric = LatentIndex.by_spread(z) if metric is None else np.asarray(metric, np.float32)
+    index = LatentIndex(z, metric)
     # How dense the library is around each image: a hub in a dense region is no better match for it.
     local = index.search(z, 11)[0][:, 1:].mean(axis=1)
     familiar = np.sort(index.search(familiar_z, 5)[0].mean(axis=1)) if len(familiar_z) else np.zeros(0)
+    pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
+    basis = PictureBasis.of(pictures)
     arrays = {
-        "z": z, "encounter": np.asarray(encounter, np.int32), "snapshot": np.asarray(snapshot, np.int16),
-        "camera": np.asarray(camera, np.int16), "local_distance": local.astype(np.float32),
-        "familiar_distances": familiar.astype(np.float32),
+        "z": z, "metric": metric, "encounter": np.asarray(encounter, np.int32),
+        "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
+        "local_distance": local.astype(np.float32), "familiar_distances": familiar.astype(np.float32),
+        "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
         **{name: np.asarray(labels[name], np.float32) for name in _LABELS},
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as f:
+        with sealed_hdf5(path) as f:
             f.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "model_sha256": model_sha256,
-                            "encounters": "\n".join(encounters), "config": config, "sha256": _digest(arrays)})
+                            "config": config})
+            f["encounters"] = np.frombuffer("\n".join(encounters).encode(), np.uint8)
             for name, values in arrays.items():
                 f.create_dataset(name, data=values)
-        replace_file(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise LibraryError(f"{path}: cannot be written ({error}); free space or choose another folder") from None
 
 
@@ -97,41 +109,41 @@ class Library:
             path = path / "library.h5"
         if not path.is_file():
             raise LibraryError(f"{path}: no such library; make one with 'deepgalaxy index'")
-        try:
-            with h5py.File(path, "r") as f:
-                if f.attrs.get("format") != FORMAT:
-                    raise LibraryError(f"{path}: is not a library of deepgalaxy")
-                for name in _ARRAYS:
-                    inside = isinstance(f.get(name, getlink=True), h5py.HardLink)
-                    if not inside or f[name].is_virtual or f[name].external:
-                        raise LibraryError(f"{path}: '{name}' is missing or lies outside the file; refused")
-                arrays = {name: f[name][()] for name in _ARRAYS}
-                self.model_sha256 = f.attrs["model_sha256"]
-                self.encounters = f.attrs["encounters"].split("\n")
-                whole = f.attrs["sha256"] == _digest(arrays)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise LibraryError(f"{path}: damaged library ({str(error)[:100]}); make it again with "
-                               "'deepgalaxy index'") from None
-        if not whole:
-            raise LibraryError(f"{path}: damaged library, its checksum does not fit; make it again with "
-                               "'deepgalaxy index'")
+        arrays = self._read(path)
         self.path = path
         self.labels = {name: arrays[name] for name in _LABELS}
         self.encounter, self.snapshot, self.camera = (arrays[n] for n in ("encounter", "snapshot", "camera"))
         self._z = arrays["z"]
         self._local, self._familiar = arrays["local_distance"], arrays["familiar_distances"]
         self._bytes, self._offsets = arrays["thumbnails"], arrays["thumbnail_offsets"]
-        self.index = LatentIndex(self._z)
+        self.index = LatentIndex(self._z, arrays["metric"])
+        self._basis = PictureBasis(arrays["picture_basis"])
+        self._pictures = arrays["pictures"].astype(np.float32)
+
+    def _read(self, path: Path) -> dict[str, np.ndarray]:
+        again = "make it again with 'deepgalaxy index'"
+        try:
+            with open_sealed(path) as f:
+                if f.attrs.get("format") != FORMAT or f.attrs.get("format_version") != FORMAT_VERSION:
+                    raise LibraryError(f"{path}: is no library of this version of deepgalaxy; {again}")
+                for name in (*_ARRAYS, "encounters"):
+                    inside = isinstance(f.get(name, getlink=True), h5py.HardLink) and isinstance(f[name], h5py.Dataset)
+                    if not inside or f[name].is_virtual or f[name].external:
+                        raise LibraryError(f"{path}: '{name}' is missing or lies outside the file; refused")
+                    if f[name].id.get_storage_size() < f[name].nbytes:
+                        raise LibraryError(f"{path}: '{name}' claims more than the file holds; refused")
+                self.model_sha256 = f.attrs["model_sha256"]
+                self.encounters = f["encounters"][()].tobytes().decode().split("\n")
+                return {name: f[name][()] for name in _ARRAYS}
+        except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+            raise LibraryError(f"{path}: damaged library, or none at all ({str(error)[:100]}); {again}") from None
 
     def __len__(self):
         return len(self.encounter)
 
     def thumbnail(self, row: int) -> np.ndarray:
         """(64, 64) float32 0..1, y upwards."""
-        from PIL import Image
-
-        data = self._bytes[self._offsets[row]:self._offsets[row + 1]].tobytes()
-        return np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float32) / 255
+        return _decode(self._bytes[self._offsets[row]:self._offsets[row + 1]].tobytes())
 
     def familiarity(self, z: np.ndarray) -> float:
         """Fraction of observed images of unseen encounters that lie further from the library than z (V, D).
@@ -143,65 +155,71 @@ class Library:
         distance = float(np.median(self.index.search(z, 5)[0].mean(axis=1)))
         return float(1 - np.searchsorted(self._familiar, distance) / len(self._familiar))
 
-    def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 60,
+    def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.5) -> list[Match]:
-        """The k best look-alikes, from k different encounters.
+        """The k best look-alikes, from k different encounters, turned as the query is.
 
-        Candidates near in z are ranked by their latent distance, relative to how crowded the
-        library is around them, and by how well the pictures themselves agree.
+        Candidates are the nearest in z and those whose pictures agree best, over the whole library. They are
+        ranked by their latent distance, relative to how crowded the library is around them, and by how well
+        the pictures agree when they are laid on each other.
 
         Parameters
         ----------
         z : (V, D) latent means of V mirrored or turned views of one image.
-        frames : (V, n, n) these views, 0..1.
+        frames : (1 to 4, n, n) the image and its mirror images, 0..1, in the order of the views.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         """
-        distances, rows = self.index.search(z, n_candidates)
-        reach = float(np.median(distances[:, :10]))
-        small = [_standardised(_reduce(frame)) for frame in frames]
-        best: dict[int, tuple[float, int, float]] = {}  # encounter -> score, row, distance
-        thumbnails: dict[int, np.ndarray] = {}
-        for view in range(len(z)):
-            for distance, row in zip(distances[view], rows[view], strict=True):
-                row = int(row)
-                if row not in thumbnails:
-                    thumbnails[row] = _standardised(self.thumbnail(row))
-                agreement = float((small[view] * thumbnails[row]).mean())
-                relative = distance / np.sqrt(max(float(self._local[row]), 1e-6) * max(reach, 1e-6))
-                score = (1 - picture_weight) * relative + picture_weight * 3 * (1 - agreement)
-                key = int(self.encounter[row])
-                if key not in best or score < best[key][0]:
-                    best[key] = (score, row, float(distance), view)
+        query = np.stack([tidy(frame) for frame in frames])
+        agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
+        distance = np.full_like(agreement, np.inf)
+        for view, measured in enumerate(self.index.distances(z)):
+            mirror = view % len(frames)
+            distance[mirror] = np.minimum(distance[mirror], measured)
+        reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
+        relative = distance / np.sqrt(np.maximum(self._local, 1e-6) * max(reach, 1e-6))
+        score = _score(relative, agreement, picture_weight)
+        pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
+        pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
+        # Mirrored back, all are laid on the image itself.
+        alike, _ = align(query[0], np.stack([tidy(picture) for picture in pictures]))
+        _, shown = align(query[0], pictures)
+        best: dict[int, tuple] = {}
+        for (view, row), one, picture in zip(pool, alike, shown, strict=True):
+            entry = (_score(relative[view, row], one, picture_weight), row, float(distance[view, row]), picture)
+            key = int(self.encounter[row])
+            if key not in best or entry[0] < best[key][0]:
+                best[key] = entry
         typical = float(np.median(self._local))
-        return [self._match(row, distance / typical, view) for _, row, distance, view in sorted(best.values())[:k]]
+        ranked = sorted(best.values(), key=lambda entry: entry[0])[:k]
+        return [self._match(row, distance / typical, picture) for _, row, distance, picture in ranked]
 
-    def _match(self, row: int, distance: float, view: int) -> Match:
-        picture = self.thumbnail(row)
-        # The thumbnail is mirrored back, so that it lies as the first view of the query does.
-        if view % 4 in (1, 3):
-            picture = picture[:, ::-1]
-        if view % 4 in (2, 3):
-            picture = picture[::-1]
+    def _candidates(self, distance, agreement, score, n, k, picture_weight) -> list[tuple[int, int]]:
+        """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least."""
+        near = set()
+        for values, weight in ((distance, 1 - picture_weight), (-agreement, picture_weight)):
+            count = min(n, values.shape[1]) if weight > 0 else 0
+            for view in range(len(values) if count else 0):
+                near.update((view, int(row)) for row in np.argpartition(values[view], count - 1)[:count])
+        pool, taken = [], Counter()
+        for view, row in sorted(near, key=lambda at: score[at]):
+            key = int(self.encounter[row])
+            taken[key] += 1
+            if taken[key] <= 2:
+                pool.append((view, row))
+        pool = pool[:max(_COMPARED, 2 * k)]
+        names = {int(self.encounter[row]) for _, row in pool}
+        if len(names) < k:  # one encounter crowds out the others: their best images come too
+            view, by_score = score.argmin(axis=0), np.argsort(score.min(axis=0))
+            _, first = np.unique(self.encounter[by_score], return_index=True)
+            pool += [(int(view[row]), int(row)) for row in by_score[np.sort(first)]
+                     if int(self.encounter[row]) not in names][:k - len(names)]
+        return pool
+
+    def _match(self, row: int, distance: float, picture: np.ndarray) -> Match:
         values = {name: float(self.labels[name][row]) for name in _LABELS}
         return Match(self.encounters[self.encounter[row]], values["time"], values["mass_ratio"],
                      values["size_ratio"], values["view_inclination"], distance, picture.copy())
 
 
-def _reduce(frame):
-    from PIL import Image
-
-    picture = Image.fromarray(np.asarray(frame, np.float32), mode="F")
-    return np.asarray(picture.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.BOX))
-
-
-def _standardised(picture):
-    picture = picture - picture.mean()
-    return picture / max(float(picture.std()), 1e-6)
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
+def _score(relative, agreement, picture_weight):
+    return (1 - picture_weight) * relative + picture_weight * 3 * (1 - agreement)

@@ -1,12 +1,11 @@
 """The encounter file: the stars of one encounter at all its snapshots.
 
 An encounter is a file that is either whole or not there: it is written under a temporary name,
-flushed, synced and renamed.
+flushed, synced and renamed; a checksum guards every byte.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +13,12 @@ import h5py
 import numpy as np
 
 from ..errors import SimulationError
+from ..files import open_sealed, sealed_hdf5
 
-__all__ = ["Encounter", "stages", "replace_file"]
+__all__ = ["Encounter", "stages"]
 
 FORMAT = "deepgalaxy-encounter"
-FORMAT_VERSION = 1
-
-
-
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -44,20 +41,16 @@ class Encounter:
         from .. import __version__
 
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with h5py.File(temporary, "w") as f:
+            with sealed_hdf5(path) as f:
                 f.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name,
                                 "deepgalaxy_version": __version__, "config": self.config,
                                 "units": "kpc, Myr, Msun", **self.parameters})
                 f.create_dataset("positions", data=self.positions.astype(np.float32),
-                                 chunks=(1, *self.positions.shape[1:]), fletcher32=True)
+                                 chunks=(1, *self.positions.shape[1:]))
                 for name in ("time", "masses", "component", "galaxy", "separation", "stage"):
-                    values = getattr(self, name)
-                    f.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
-            replace_file(temporary, path)
+                    f.create_dataset(name, data=getattr(self, name))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise SimulationError(f"{path}: cannot be written ({error}); free space or choose another "
                                   "folder and start again, finished encounters are kept") from None
 
@@ -74,7 +67,7 @@ class Encounter:
         if not path.is_file():
             raise SimulationError(f"{path}: no such encounter file; make it with 'deepgalaxy simulate'")
         try:
-            with h5py.File(path, "r") as f:
+            with open_sealed(path) as f:
                 if f.attrs.get("format") != FORMAT:
                     raise SimulationError(f"{path}: is not an encounter file of deepgalaxy")
                 names = ("time", "positions", "masses", "component", "galaxy", "separation", "stage")
@@ -113,10 +106,3 @@ def stages(time: np.ndarray, separation: np.ndarray, merged_below: float = 3.0) 
     merged_from = after[apart[-1]] + 1 if len(apart) else after[0]
     stage[merged_from:] = 3
     return stage
-
-
-def replace_file(temporary: Path, path: Path) -> None:
-    """Make a finished temporary file durable and give it its name."""
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    os.replace(temporary, path)

@@ -143,7 +143,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     path = output / "model.safetensors"
     if trainer.is_global_zero and not trainer.interrupted:
         save_weights(path, module.averaged.module, name=config.name, training=config,
-                     validation_encounters=[dataset.groups[g] for g in validate])
+                     validation_encounters=[dataset.groups[g] for g in validate],
+                     training_encounters=[dataset.identities[g] for g in train], n_images=len(dataset))
     return path
 
 

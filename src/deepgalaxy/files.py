@@ -1,0 +1,84 @@
+"""HDF5 files that are whole or not there, and that show when any byte of them has changed.
+
+A checksum of all that HDF5 wrote stands in the block before it. It is looked at before HDF5 sees the file,
+because damaged text can crash the whole process there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import h5py
+
+__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5"]
+
+_BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
+_MARK = b"sha256 of what follows byte 512: "
+
+
+class BrokenSeal(OSError):
+    """A file without a checksum, or with one that does not fit."""
+
+
+@contextmanager
+def sealed_hdf5(path: str | Path):
+    """An h5py.File to write to; it gets its name, synced, once all is written, and vanishes if something fails.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file that was there before is still whole.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w", userblock_size=_BLOCK) as f:
+            yield f
+        seal(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # the folder itself may be what is wrong
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def open_sealed(path: str | Path):
+    """An h5py.File to read from.
+
+    Raises
+    ------
+    BrokenSeal
+        If its checksum is missing or does not fit.
+    """
+    with open(path, "rb") as f:
+        if f.read(_BLOCK) != _head(f):
+            raise BrokenSeal("its checksum is missing or does not fit")
+    with h5py.File(path, "r") as f:
+        yield f
+
+
+def seal(path: str | Path) -> None:
+    """Write the checksum into the block that `sealed_hdf5` left for it, and sync the file."""
+    with open(path, "r+b") as f:
+        f.seek(_BLOCK)
+        head = _head(f)
+        f.seek(0)
+        f.write(head)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def has_seal(path: str | Path) -> bool:
+    """Does the file carry a checksum, right or wrong?"""
+    with open(path, "rb") as f:
+        return f.read(len(_MARK)) == _MARK
+
+
+def _head(f) -> bytes:
+    """The block that belongs before the rest of an open file."""
+    digest = hashlib.file_digest(f, "sha256").hexdigest().encode()
+    return (_MARK + digest + b"\n").ljust(_BLOCK, b"\0")

@@ -1,0 +1,114 @@
+"""Pictures compared with each other: fast over the whole library, and carefully for the few that remain.
+
+All pictures are 64 x 64, 0..1, y upwards, of the frame as the model sees it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "flipped", "tidy"]
+
+PICTURE_PIXELS = 64
+
+_COARSE = 32  # pixels on a side of what the principal components are made of
+_SKY = 0.12  # stretched light below this is sky or noise
+
+#: What `align` tries: degrees, zoom, and the largest shift in pixels.
+_TURNS, _ZOOMS, _SHIFT = (-16.0, -8.0, 0.0, 8.0, 16.0), (0.87, 1.0, 1.15), 6
+
+
+def tidy(frame: np.ndarray) -> np.ndarray:
+    """A frame (n, n) as a picture: smaller, without sky, with stars cut down to what is around them."""
+    x = torch.from_numpy(np.ascontiguousarray(frame, np.float32))[None, None]
+    x = F.interpolate(x, size=(PICTURE_PIXELS,) * 2, mode="area")
+    opened = F.max_pool2d(-F.max_pool2d(-x, 3, 1, 1), 3, 1, 1)
+    x = torch.minimum(x, F.avg_pool2d(opened, 3, 1, 1) + 0.12)
+    return ((x - _SKY) / (1 - _SKY)).clamp(0, 1)[0, 0].numpy()
+
+
+def flipped(picture: np.ndarray, view: int) -> np.ndarray:
+    """The mirror image of a picture (..., n, n): views count as those of `posterior.views_of` do."""
+    if view % 4 in (1, 3):
+        picture = picture[..., ::-1]
+    if view % 4 in (2, 3):
+        picture = picture[..., ::-1, :]
+    return picture
+
+
+class PictureBasis:
+    """Principal components of pictures, in which a scalar product is nearly their correlation.
+
+    Parameters
+    ----------
+    components : (K, 1024), orthonormal, of standardised 32 x 32 pictures.
+    """
+
+    def __init__(self, components: np.ndarray):
+        self.components = np.asarray(components, np.float32)
+
+    @classmethod
+    def of(cls, pictures: np.ndarray, n_components: int = 64) -> PictureBasis:
+        """The basis of pictures (N, 64, 64); 4,000 of them at most are looked at."""
+        chosen = np.random.default_rng(0).permutation(len(pictures))[:4000]
+        square = _coarse(pictures[chosen]).reshape(-1, _COARSE, _COARSE)
+        # Mirror images are as likely, and the basis must treat them alike. About zero, not about the
+        # mean: products of what is projected are then correlations, less what is not spanned.
+        moment = sum(flat.T @ flat for flat in (flipped(square, view).reshape(len(square), -1) for view in range(4)))
+        _, vectors = np.linalg.eigh(moment)
+        return cls(vectors[:, ::-1][:, :n_components].T)
+
+    def project(self, pictures: np.ndarray) -> np.ndarray:
+        """(N, 64, 64) -> (N, K) float32, of length 1 but for what the basis does not span."""
+        return _coarse(pictures) @ self.components.T
+
+
+def _coarse(pictures) -> np.ndarray:
+    """(N, 64, 64) -> (N, 1024): softened, standardised, of length 1."""
+    n = PICTURE_PIXELS // _COARSE
+    cells = np.asarray(pictures, np.float32).reshape(-1, _COARSE, n, _COARSE, n)
+    flat = cells.mean(axis=(2, 4)).reshape(-1, _COARSE**2)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+@torch.inference_mode()
+def align(query: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn, zoom and shift each picture a little, so that it lies on the query as well as it can.
+
+    Parameters
+    ----------
+    query : (64, 64).
+    pictures : (K, 64, 64), mirrored as the query is.
+
+    Returns
+    -------
+    agreement : (K,) correlation with the query, at best 1.
+    aligned : (K, 64, 64).
+    """
+    n = PICTURE_PIXELS
+    x = torch.from_numpy(np.ascontiguousarray(pictures, np.float32))[:, None]
+    changes = [(np.radians(turn), zoom) for turn in _TURNS for zoom in _ZOOMS]
+    affine = torch.tensor([[[np.cos(a) / z, -np.sin(a) / z, 0], [np.sin(a) / z, np.cos(a) / z, 0]]
+                           for a, z in changes], dtype=torch.float32)
+    grid = F.affine_grid(affine, (len(changes), 1, n, n), align_corners=False)
+    turned = torch.stack([F.grid_sample(x, g.expand(len(x), -1, -1, -1), align_corners=False, padding_mode="zeros")
+                          for g in grid], dim=1)[:, :, 0]  # (K, changes, n, n)
+    standard = _standardised(turned)
+    target = torch.fft.rfft2(_standardised(torch.from_numpy(np.ascontiguousarray(query, np.float32))))
+    # The correlation at all shifts at once; circular, but a frame's border is empty.
+    at_shift = torch.fft.irfft2(target * torch.fft.rfft2(standard).conj(), s=(n, n)) / n**2
+    reach = torch.cat([torch.arange(0, _SHIFT + 1), torch.arange(n - _SHIFT, n)])
+    near = at_shift[:, :, reach][:, :, :, reach].flatten(1)
+    agreement, best = near.max(dim=1)
+    change, shift = best // len(reach) ** 2, best % len(reach) ** 2
+    dy, dx = reach[shift // len(reach)], reach[shift % len(reach)]
+    aligned = [torch.roll(turned[k, change[k]], (int(dy[k]), int(dx[k])), (0, 1)) for k in range(len(x))]
+    return agreement.numpy(), torch.stack(aligned).numpy()
+
+
+def _standardised(x):
+    x = x - x.mean(dim=(-2, -1), keepdim=True)
+    return x / x.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=1e-6)
