@@ -105,8 +105,17 @@ def align(query: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarr
     agreement, best = near.max(dim=1)
     change, shift = best // len(reach) ** 2, best % len(reach) ** 2
     dy, dx = reach[shift // len(reach)], reach[shift % len(reach)]
-    aligned = [torch.roll(turned[k, change[k]], (int(dy[k]), int(dx[k])), (0, 1)) for k in range(len(x))]
-    return agreement.numpy(), torch.stack(aligned).numpy()
+    aligned = torch.zeros_like(turned[:, 0])
+    for k in range(len(x)):
+        y0, x0 = (int(d) - n if d > n // 2 else int(d) for d in (dy[k], dx[k]))
+        (to_y, from_y), (to_x, from_x) = _overlap(y0, n), _overlap(x0, n)
+        aligned[k, to_y, to_x] = turned[k, change[k], from_y, from_x]
+    return agreement.numpy(), aligned.numpy()
+
+
+def _overlap(shift: int, n: int) -> tuple[slice, slice]:
+    """Where to put n pixels moved by shift, and which of them."""
+    return slice(max(shift, 0), n + min(shift, 0)), slice(max(-shift, 0), n - max(shift, 0))
 
 
 def _standardised(x):

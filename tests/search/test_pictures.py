@@ -1,0 +1,80 @@
+"""Pictures laid on each other: what was turned, enlarged and shifted is found again."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deepgalaxy.search.pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
+
+
+def blobs(n, seed=0, size=PICTURE_PIXELS):
+    """(n, size, size), 0..1: three blobs at random places away from the border."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    c, w = rng.uniform(0.3, 0.7, (2, n, 3, 1, 1)), rng.uniform(0.03, 0.08, (n, 3, 1, 1))
+    return np.exp(-((x - c[0]) ** 2 + (y - c[1]) ** 2) / 2 / w**2).sum(axis=1).clip(0, 1).astype(np.float32)
+
+
+def changed(picture, degrees, zoom, shift):
+    """Turned counter-clockwise, enlarged and moved by (dx, dy) pixels."""
+    a, n = np.radians(degrees), PICTURE_PIXELS
+    back = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) / zoom
+    offset = -back @ (2 * np.array(shift) / n)
+    affine = torch.tensor(np.column_stack([back, offset]))[None].float()
+    grid = F.affine_grid(affine, (1, 1, n, n), align_corners=False)
+    return F.grid_sample(torch.from_numpy(picture)[None, None], grid, align_corners=False)[0, 0].numpy()
+
+
+@pytest.mark.parametrize("degrees, zoom, shift", [
+    (0, 1, (0, 0)), (0, 1, (5, -3)), (8, 1, (0, 0)), (-16, 1, (-4, 4)), (0, 1.15, (0, 0)), (8, 0.87, (2, 6))])
+def test_a_moved_picture_is_laid_back(degrees, zoom, shift):
+    picture = blobs(1)[0]
+    agreement, aligned = align(picture, changed(picture, degrees, zoom, shift)[None])
+    assert agreement[0] > 0.985
+    np.testing.assert_allclose(aligned[0], picture, atol=0.2)
+
+
+def test_agreement_is_the_correlation_and_at_most_one():
+    pictures = blobs(12)
+    agreement, aligned = align(pictures[0], pictures)
+    assert agreement[0] == pytest.approx(1, abs=1e-5) and agreement.max() <= 1 + 1e-5
+    for one, picture, original in zip(agreement, aligned, pictures, strict=True):
+        assert one == pytest.approx(np.corrcoef(picture.ravel(), pictures[0].ravel())[0, 1], abs=0.03)
+        assert one >= np.corrcoef(original.ravel(), pictures[0].ravel())[0, 1] - 1e-5
+
+
+def test_nothing_wraps_around_the_border():
+    picture = blobs(1)[0]
+    corner = np.zeros_like(picture)
+    corner[-5:, -5:] = 1.0
+    _, aligned = align(changed(picture, 0, 1, (6, 6)), np.maximum(picture, corner)[None])
+    assert aligned[0][:8, :8].max() < 0.05
+
+
+def test_products_of_projections_are_correlations():
+    """To what 64 components hold of blobs; two pictures of nothing in common have none."""
+    pictures = blobs(300)
+    basis = PictureBasis.of(pictures)
+    new = blobs(40, seed=9)
+    p = basis.project(new)
+    coarse = new.reshape(40, 32, 2, 32, 2).mean(axis=(2, 4)).reshape(40, -1)
+    np.testing.assert_allclose(p @ p.T, np.corrcoef(coarse), atol=0.06)
+    np.testing.assert_allclose(basis.components @ basis.components.T, np.eye(len(basis.components)), atol=1e-5)
+
+
+def test_mirror_images_are_their_own_inverse():
+    picture = blobs(1)[0]
+    for view in range(8):
+        np.testing.assert_array_equal(flipped(flipped(picture, view), view), picture)
+
+
+def test_tidy_keeps_galaxies_and_drops_sky_and_stars():
+    rng = np.random.default_rng(0)
+    frame = np.kron(blobs(1)[0], np.ones((2, 2), np.float32))[:112, :112]
+    dirty = frame + 0.04 * rng.standard_normal(frame.shape)
+    dirty[8:10, 90:92] = 1.0
+    clean, out = tidy(frame), tidy(dirty)
+    assert out.shape == (PICTURE_PIXELS,) * 2 and 0 <= out.min() and out.max() <= 1
+    np.testing.assert_allclose(out, clean, atol=0.12)
+    assert np.abs(out - clean).mean() < 0.01
