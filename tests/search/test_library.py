@@ -86,6 +86,20 @@ def test_index_does_not_blow_up_an_unused_axis():
     assert d[0, 0] < 1e-3
 
 
+def test_observation_counts_for_little_in_its_metric():
+    """What moves images along one direction, however wide, does not make them unlike."""
+    rng = np.random.default_rng(1)
+    sky = np.array([0.6, 0.8, 0])  # the direction that noise moves z in
+    z = rng.normal(size=(400, 3))
+    changes = rng.normal(size=(300, 1)) * 3 * sky + 0.01 * rng.normal(size=(300, 3))
+    index = LatentIndex(z, LatentIndex.by_observation(z, changes))
+    across, along = z[:50] + 0.5 * np.array([0.8, -0.6, 0]), z[:50] + 0.5 * sky
+    to = np.arange(50)
+    assert (index.distances(along)[to, to] < 0.2 * index.distances(across)[to, to]).all()
+    np.testing.assert_allclose(index.distances(z[:5]), np.linalg.norm(
+        (z[:5, None] - z) @ LatentIndex.by_observation(z, changes), axis=2), atol=2e-3)
+
+
 # The file
 
 

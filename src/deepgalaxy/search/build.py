@@ -13,6 +13,7 @@ from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_temperatures, predict_dataset
 from ..models.weights import Weights, load_weights, update_metadata
+from .index import LatentIndex
 from .library import encode_thumbnail, write_library
 
 __all__ = ["calibrate", "build_library"]
@@ -44,7 +45,7 @@ def calibrate(model: str | Path, data: str | Path, n_images: int = 1536) -> dict
 
 
 @torch.inference_mode()
-def build_library(model: str | Path, data: str | Path, path: str | Path, n_images: int = 24000,
+def build_library(model: str | Path, data: str | Path, path: str | Path, n_images: int = 48000,
                   on_batch: Callable[[int], None] | None = None) -> int:
     """Write a library of the data set's images, spread evenly; returns how many.
 
@@ -61,14 +62,20 @@ def build_library(model: str | Path, data: str | Path, path: str | Path, n_image
         thumbnails += [encode_thumbnail(frame) for frame in seen.frames[:, 0].numpy()]
         if on_batch:
             on_batch(len(index))
-    held = np.flatnonzero(_held_out(weights, dataset))
+    z = np.concatenate(z)
+    unseen = _held_out(weights, dataset)
+    held = _spread(np.flatnonzero(unseen), 1024)
     realism = weights.metadata["training"].get("realism")
-    familiar = np.zeros((0, weights.model.config.latent_size), np.float32)
-    if len(held):
-        _, familiar = predict_dataset(weights.model, dataset, _spread(held, 1024),
-                                      RealismConfig.parse(realism, "realism") if realism else None, n_views=1)
-    write_library(path, z=np.concatenate(z), labels={k: v[chosen] for k, v in dataset.labels.items()},
+    familiar, metric = np.zeros((0, weights.model.config.latent_size), np.float32), None
+    if len(held) and realism:
+        _, clean = predict_dataset(weights.model, dataset, held, None, n_views=1)
+        _, familiar = predict_dataset(weights.model, dataset, held, RealismConfig.parse(realism, "realism"), n_views=1)
+        metric = LatentIndex.by_observation(z, familiar - clean)
+    elif len(held):
+        _, familiar = predict_dataset(weights.model, dataset, held, None, n_views=1)
+    write_library(path, z=z, labels={k: v[chosen] for k, v in dataset.labels.items()},
                   encounters=dataset.groups, encounter=dataset.group[chosen], snapshot=dataset.snapshot[chosen],
                   camera=dataset.camera[chosen], thumbnails=thumbnails, familiar_z=familiar,
-                  model_sha256=weights.sha256, config=dataset.config)
+                  model_sha256=weights.sha256, config=dataset.config, metric=metric,
+                  comparable=~unseen[chosen])
     return len(chosen)

@@ -33,6 +33,23 @@ class LatentIndex:
         spread = np.asarray(z, np.float32).std(axis=0)
         return np.diag(1.0 / np.maximum(spread, 0.1 * max(float(spread.max()), 1e-6))).astype(np.float32)
 
+    @staticmethod
+    def by_observation(z: np.ndarray, changes: np.ndarray, floor: float = 0.1) -> np.ndarray:
+        """The metric (D, D) that takes z in units of what observation alone does to it.
+
+        Directions in which sky, stars and noise move an image count for little, whatever their spread.
+
+        Parameters
+        ----------
+        z : (N, D).
+        changes : (M, D), z of observed images less z of the same images clean.
+        floor : of the variance of every direction, in units of the mean variance of z.
+        """
+        z, changes = np.asarray(z, np.float64), np.asarray(changes, np.float64)
+        noise = changes.T @ changes / len(changes) + floor * z.var(axis=0).mean() * np.eye(z.shape[1])
+        values, vectors = np.linalg.eigh(noise)
+        return (vectors / np.sqrt(values)).astype(np.float32)
+
     def __len__(self):
         return self._index.ntotal
 

@@ -48,7 +48,8 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], encounter, snapshot, camera,
-                  thumbnails: list[bytes], familiar_z, model_sha256: str, config: str = "{}", metric=None) -> None:
+                  thumbnails: list[bytes], familiar_z, model_sha256: str, config: str = "{}", metric=None,
+                  comparable=None) -> None:
     """Write a library, whole or not at all.
 
     Parameters
@@ -59,6 +60,7 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     thumbnails : N WebP files.
     familiar_z : (M, D) of observed images of other encounters, against which new images are compared.
     metric : (D, D), distances are measured in z @ metric; without it, each axis in units of its spread.
+    comparable : (N,) bool, the rows of other encounters than those of familiar_z; all without it.
     """
     path = Path(path)
     z = np.asarray(z, np.float16)
@@ -66,7 +68,10 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     index = LatentIndex(z, metric)
     # How dense the library is around each image: a hub in a dense region is no better match for it.
     local = index.search(z, 11)[0][:, 1:].mean(axis=1)
-    familiar = np.sort(index.search(familiar_z, 5)[0].mean(axis=1)) if len(familiar_z) else np.zeros(0)
+    familiar = np.zeros(0)
+    if len(familiar_z):
+        others = index if comparable is None else LatentIndex(z[comparable], metric)
+        familiar = np.sort(others.search(familiar_z, 5)[0].mean(axis=1))
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)
     arrays = {
