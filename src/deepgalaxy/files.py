@@ -1,4 +1,4 @@
-"""HDF5 files that are whole or not there, and that show when any byte of them has changed.
+"""Where files are; and HDF5 files that are whole or not there, and show when any byte of them has changed.
 
 A checksum of all that HDF5 wrote stands in the block before it. It is looked at before HDF5 sees the file,
 because damaged text can crash the whole process there.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
 
 import h5py
 
-__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5"]
+__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5", "shipped"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
@@ -82,3 +83,8 @@ def _head(f) -> bytes:
     """The block that belongs before the rest of an open file."""
     digest = hashlib.file_digest(f, "sha256").hexdigest().encode()
     return (_MARK + digest + b"\n").ljust(_BLOCK, b"\0")
+
+
+def shipped(name: str) -> Path:
+    """Path of a file that ships with the package: model.safetensors or library.h5."""
+    return Path(str(resources.files("deepgalaxy") / "shipped" / name))

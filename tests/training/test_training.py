@@ -283,7 +283,29 @@ def test_labels_stay_with_their_images(data):
     assert batch["time_camera"].tolist() == [dataset.snapshot[i] * 2 + dataset.camera[i] for i in (8, 5, 25)]
 
 
+def test_training_can_start_from_weights(straight, data, tmp_path):
+    """With steps too small to matter, the result is what it started from; and nothing like another start."""
+    config, path, _ = straight
+    still = config.optimiser.model_copy(update={"learning_rate": 1e-12})
+    going_on = config.model_copy(update={"output": str(tmp_path / "run"), "seed": 5, "start_from": str(path),
+                                         "optimiser": still})
+    ours = state(fit(going_on, say=lambda line: None))
+    for name, value in state(path).items():
+        if "running" not in name and "num_batches" not in name:  # BatchNorm's averages follow the images
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6)
+
+
 # Mistakes
+
+
+def test_start_from_another_architecture_is_one_line(straight, data, tmp_path):
+    config, path, _ = straight
+    other = recipe(data, tmp_path / "run", model={**MODEL, "channels": 24}, start_from=str(path))
+    with pytest.raises(ModelError, match="start_from = .*channels 16, not 24") as caught:
+        fit(other, say=lambda line: None)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match="no such weights"):
+        fit(other.model_copy(update={"start_from": str(tmp_path / "nowhere")}), say=lambda line: None)
 
 
 @pytest.mark.parametrize("tree, key", [
@@ -302,6 +324,9 @@ def test_paths_of_a_recipe_are_taken_from_its_folder(tmp_path):
     (tmp_path / "recipe.yaml").write_text(json.dumps({"data": "../x.h5", "output": "/abs/out"}))
     config = read_recipe(tmp_path / "recipe.yaml")
     assert (config.data, config.output) == (str(tmp_path.parent / "x.h5"), "/abs/out")
+    for given, wanted in (("first/m.safetensors", str(tmp_path / "first/m.safetensors")), ("shipped", "shipped")):
+        (tmp_path / "recipe.yaml").write_text(json.dumps({"data": "x.h5", "output": "o", "start_from": given}))
+        assert read_recipe(tmp_path / "recipe.yaml").start_from == wanted
 
 
 def test_missing_data_tiny_images_and_single_encounters_are_one_line(tmp_path):

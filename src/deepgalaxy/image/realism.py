@@ -82,8 +82,9 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     u = [draws.u[:, i].reshape(b, 1, 1, 1) for i in range(draws.u.shape[1])]
     ideal, zoom = _move(light, draws.u[:, :6], config)
     peak = quantile(ideal, 0.995).clamp(min=1e-12).reshape(b, 1, 1, 1)
-    x = (ideal / peak).clamp(min=0)
-    x = x.clamp(min=1e-9) ** (0.75 + 0.35 * u[6])  # profiles are steeper or shallower than the simulated ones
+    x = (ideal / peak).clamp(min=1e-9)
+    # Profiles are steeper or shallower than the simulated ones. exp and log are vectorised on the CPU, pow is not.
+    x = torch.exp((0.75 + 0.35 * u[6]) * torch.log(x))
     clumps, lanes = (F.interpolate(draws.texture[:, i:i + 1], size=(size, size), mode="bilinear") for i in (0, 1))
     x = x * torch.exp(config.clumps * u[7] * clumps)
     x = x * torch.exp(-config.dust * u[8] * (u[9] < 0.4) * (lanes - 0.4).clamp(min=0))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..errors import ConfigError, DeepGalaxyError, LibraryError
+from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, Framing, cut_frames, find_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
 from ..labels import LABELS
@@ -57,11 +57,6 @@ class Scale:
             if picture.arcsec_per_pixel is not None:
                 return picture.arcsec_per_pixel * kpc_per_arcsec(self.redshift), "wcs"
         return None, "content"
-
-
-def shipped(name: str) -> Path:
-    """Path of a file that ships with the package: model.safetensors or library.h5."""
-    return Path(str(resources.files("deepgalaxy") / "shipped" / name))
 
 
 def load(model: str | Path | None = None, library: str | Path | None = None) -> Predictor:

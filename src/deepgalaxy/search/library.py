@@ -70,7 +70,7 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     local = index.search(z, 11)[0][:, 1:].mean(axis=1)
     familiar = np.zeros(0)
     if len(familiar_z):
-        others = index if comparable is None else LatentIndex(z[comparable], metric)
+        others = index if comparable is None or not np.any(comparable) else LatentIndex(z[comparable], metric)
         familiar = np.sort(others.search(familiar_z, 5)[0].mean(axis=1))
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ..config import Config
 from ..errors import ConfigError, DatasetError, ModelError
+from ..files import shipped
 from ..image.realism import RealismConfig
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
@@ -33,6 +34,8 @@ class TrainConfig(Config):
     validation_images: int = Field(1024, ge=1)
     validate_every: int = Field(1, ge=1, description="epochs")
     seed: int = Field(0, ge=0)
+    start_from: str | None = Field(None, description="weights of the same architecture to start from: a file, "
+                                   "relative to the recipe's folder, or 'shipped'; without it, from nothing")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -113,6 +116,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     module = TrainingModule(config.model, config.loss, config.optimiser, config.realism,
                             total_steps=config.epochs * batches.steps, seed=config.seed,
                             logarithmic=dataset.quantity == "log10_surface_density")
+    if config.start_from is not None:
+        _start_from(module, config)
     cuda = torch.cuda.is_available()
     strategy = "auto"
     if n_workers > 1:
@@ -148,13 +153,29 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     return path
 
 
+def _start_from(module, config: TrainConfig) -> None:
+    from ..models.weights import load_weights
+
+    path = shipped("model.safetensors") if config.start_from == "shipped" else Path(config.start_from)
+    weights = load_weights(path)
+    theirs, ours = weights.model.config, config.model
+    unlike = [name for name in ModelConfig.model_fields
+              if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
+    if unlike:
+        raise ModelError(f"start_from = {config.start_from}: is of another architecture "
+                         f"({unlike[0]} {getattr(theirs, unlike[0])}, not {getattr(ours, unlike[0])}); "
+                         "give it under 'model', or leave start_from out")
+    for model in (module.model, module.averaged.module):
+        model.load_state_dict(weights.model.state_dict())
+
+
 def read_recipe(path: str | Path) -> TrainConfig:
     """A recipe from YAML; relative paths in it are taken from its folder."""
     from ..config import read_yaml
 
     tree = read_yaml(path)
     if isinstance(tree, dict):
-        for key in ("data", "output"):
-            if isinstance(tree.get(key), str):
+        for key in ("data", "output", "start_from"):
+            if isinstance(tree.get(key), str) and (key, tree[key]) != ("start_from", "shipped"):
                 tree[key] = os.path.normpath(Path(path).parent / tree[key])
     return TrainConfig.parse(tree, str(path))
