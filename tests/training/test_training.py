@@ -14,6 +14,7 @@ import torch
 
 from deepgalaxy.data.datamodule import EncounterImages, GlobalBatches, loader
 from deepgalaxy.data.reader import Dataset
+from deepgalaxy.data.splits import split_by_encounter
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
 from deepgalaxy.models.weights import load_weights
@@ -101,7 +102,7 @@ def test_fit_writes_weights_metrics_and_recipe(straight, data):
     assert path == output / "model.safetensors" and weights.name == "model"
     assert weights.metadata["training"] == json.loads(config.to_json())
     held = weights.metadata["validation_encounters"]
-    assert 1 <= len(held) < 4 and set(held) <= set(Dataset(data).groups)
+    assert 1 <= len(held) < 4 and set(held) <= set(Dataset(data).identities)
     rows = metrics(output)
     assert [row["epoch"] for row in rows] == [0, 1] and [row["steps"] for row in rows] == [2, 4]
     for row in rows:
@@ -287,8 +288,8 @@ def test_training_can_start_from_weights(straight, data, tmp_path):
     """With steps too small to matter, the result is what it started from; and nothing like another start."""
     config, path, _ = straight
     still = config.optimiser.model_copy(update={"learning_rate": 1e-12})
-    going_on = config.model_copy(update={"output": str(tmp_path / "run"), "seed": 5, "start_from": str(path),
-                                         "optimiser": still})
+    going_on = config.model_copy(update={"output": str(tmp_path / "run"), "seed": 5, "split_seed": config.seed,
+                                         "start_from": str(path), "optimiser": still})
     ours = state(fit(going_on, say=lambda line: None))
     for name, value in state(path).items():
         if "running" not in name and "num_batches" not in name:  # BatchNorm's averages follow the images
@@ -304,6 +305,12 @@ def test_start_from_another_architecture_is_one_line(straight, data, tmp_path):
     with pytest.raises(ModelError, match="start_from = .*channels 16, not 24") as caught:
         fit(other, say=lambda line: None)
     assert "\n" not in str(caught.value)
+    held = [split_by_encounter(Dataset(data).groups, (0.7, 0.3), seed)[1].tolist() for seed in range(40)]
+    split_seed = next(seed for seed in range(40) if held[seed] != held[config.seed])
+    mixed = config.model_copy(update={"output": str(tmp_path / "run"), "split_seed": split_seed,
+                                      "start_from": str(path)})
+    with pytest.raises(ConfigError, match="would be held out here"):
+        fit(mixed, say=lambda line: None)
     with pytest.raises(ModelError, match="no such weights"):
         fit(other.model_copy(update={"start_from": str(tmp_path / "nowhere")}), say=lambda line: None)
 

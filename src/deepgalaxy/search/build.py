@@ -22,7 +22,7 @@ __all__ = ["calibrate", "build_library"]
 def _held_out(weights: Weights, dataset: Dataset) -> np.ndarray:
     """Mask (N,) of the images whose encounters were held out when the model was trained."""
     names = set(weights.metadata.get("validation_encounters", []))
-    groups = [g for g, name in enumerate(dataset.groups) if name in names]
+    groups = [g for g, identity in enumerate(dataset.identities) if identity in names]
     return np.isin(dataset.group, groups)
 
 

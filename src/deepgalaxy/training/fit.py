@@ -33,7 +33,8 @@ class TrainConfig(Config):
     validation_share: float = Field(0.12, gt=0, lt=1, description="of the encounters, held out for calibration")
     validation_images: int = Field(1024, ge=1)
     validate_every: int = Field(1, ge=1, description="epochs")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the first weights, the order of images and all that is drawn")
+    split_seed: int | None = Field(None, ge=0, description="of the choice of held-out encounters; as seed without it")
     start_from: str | None = Field(None, description="weights of the same architecture to start from: a file, "
                                    "relative to the recipe's folder, or 'shipped'; without it, from nothing")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -95,7 +96,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
                            f"stride = {config.model.stride}; render larger ones or lower the stride")
     train, validate = split_by_encounter(dataset.groups, (1 - config.validation_share, config.validation_share),
-                                         seed=config.seed)
+                                         seed=config.seed if config.split_seed is None else config.split_seed)
     output = Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     training = EncounterImages(dataset, np.flatnonzero(np.isin(dataset.group, train)))
     held = np.flatnonzero(np.isin(dataset.group, validate))
     held = held[np.linspace(0, len(held) - 1, min(config.validation_images, len(held))).astype(int)]
+    if len(held) < n_workers:
+        raise ConfigError(f"validation_images: {len(held)} images cannot be shared by {n_workers} workers; raise "
+                          "validation_images or validation_share")
     validation = EncounterImages(dataset, held)
     batches = GlobalBatches(len(training), config.batch_size, config.images_per_epoch, config.seed, rank, n_workers)
     share = np.arange(len(validation))[rank::n_workers]
@@ -115,9 +119,14 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     torch.manual_seed(config.seed)  # every worker starts from the same weights
     module = TrainingModule(config.model, config.loss, config.optimiser, config.realism,
                             total_steps=config.epochs * batches.steps, seed=config.seed,
-                            logarithmic=dataset.quantity == "log10_surface_density")
+                            logarithmic=dataset.quantity == "log10_surface_density", n_validation=len(held))
+    trained_on = {dataset.identities[g] for g in train}
     if config.start_from is not None:
-        _start_from(module, config)
+        trained_on |= _start_from(module, config)
+    held_out = [dataset.identities[g] for g in validate]
+    if trained_on & set(held_out):
+        raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
+                          "give the split_seed and validation_share of its recipe")
     cuda = torch.cuda.is_available()
     strategy = "auto"
     if n_workers > 1:
@@ -148,12 +157,12 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     path = output / "model.safetensors"
     if trainer.is_global_zero and not trainer.interrupted:
         save_weights(path, module.averaged.module, name=config.name, training=config,
-                     validation_encounters=[dataset.groups[g] for g in validate],
-                     training_encounters=[dataset.identities[g] for g in train], n_images=len(dataset))
+                     validation_encounters=held_out, training_encounters=sorted(trained_on), n_images=len(dataset))
     return path
 
 
-def _start_from(module, config: TrainConfig) -> None:
+def _start_from(module, config: TrainConfig) -> set[str]:
+    """Load the weights; returns the encounters that they were trained on."""
     from ..models.weights import load_weights
 
     path = shipped("model.safetensors") if config.start_from == "shipped" else Path(config.start_from)
@@ -167,6 +176,7 @@ def _start_from(module, config: TrainConfig) -> None:
                          "give it under 'model', or leave start_from out")
     for model in (module.model, module.averaged.module):
         model.load_state_dict(weights.model.state_dict())
+    return set(weights.metadata.get("training_encounters", []))
 
 
 def read_recipe(path: str | Path) -> TrainConfig:

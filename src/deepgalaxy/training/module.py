@@ -6,6 +6,7 @@ import math
 
 import lightning
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch.optim.swa_utils import AveragedModel
 
@@ -55,10 +56,12 @@ class TrainingModule(lightning.LightningModule):
     total_steps : length of the cosine.
     seed : of everything that is drawn; step k of a resumed run draws what it would have drawn.
     logarithmic : the data set stores log10 of the surface density.
+    n_validation : images that all workers together validate on.
     """
 
     def __init__(self, model: ModelConfig, loss: LossConfig, optimiser: OptimiserConfig,
-                 realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True):
+                 realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True,
+                 n_validation: int = 0):
         super().__init__()
         self.model = DeepGalaxy(model)
         self.model.to(memory_format=self.model.encoder.memory_format)
@@ -66,20 +69,32 @@ class TrainingModule(lightning.LightningModule):
         self.averaged.requires_grad_(False)
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
         self.total_steps, self.seed, self.logarithmic = total_steps, seed, logarithmic
-        self.validation: list[dict] = []
+        self.n_validation, self.validation = n_validation, []
+
+    @torch.no_grad()
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        """Observe and frame the images, on the CPU; what goes on to the device are frames and labels."""
+        training = self.trainer.training
+        light = light_from_stored(batch.pop("image"), self.logarithmic)
+        pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
+        if training:
+            # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
+            torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
+            n_decoded = max(1, int(self.loss.decoded_share * len(light)))
+            seen = observe_frames(light, pixel_scale, image_seeds(self.seed, self.current_epoch, index), self.realism,
+                                  self.loss.realistic, jitter=True, n_ideal=n_decoded)
+            scale = torch.where(torch.rand(len(light)) < self.loss.scale_known, seen.scale, torch.nan)
+        else:
+            seen = observe_frames(light, pixel_scale, image_seeds(self.seed + 1, 0, index),
+                                  self.realism if dataloader_idx else None)
+            scale = seen.scale
+        return {"frames": seen.frames, "scale": scale, "ideal": seen.ideal, "labels": batch}
 
     def training_step(self, batch, _):
-        # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
-        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
-        light = light_from_stored(batch["image"], self.logarithmic)
-        n_decoded = max(1, int(self.loss.decoded_share * len(light)))
-        seen = observe_frames(light, batch["pixel_scale"], image_seeds(self.seed, self.current_epoch, batch["index"]),
-                              self.realism, self.loss.realistic, jitter=True, n_ideal=n_decoded)
-        scale = torch.where(torch.rand(len(light)) < self.loss.scale_known, seen.scale, torch.nan)
-        parts = self.losses(seen.frames, scale, seen.ideal, batch)
+        parts = self.losses(**batch)
         total = sum(parts.values())
         self.log_dict({"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}},
-                      on_step=False, on_epoch=True, sync_dist=True, batch_size=len(light))
+                      on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["frames"]))
         return total
 
     def losses(self, frames, scale, ideal, labels) -> dict[str, torch.Tensor]:
@@ -105,25 +120,26 @@ class TrainingModule(lightning.LightningModule):
 
     @torch.no_grad()
     def validation_step(self, batch, _, dataloader_idx=0):
-        light = light_from_stored(batch["image"], self.logarithmic)
-        seen = observe_frames(light, batch["pixel_scale"], image_seeds(self.seed + 1, 0, batch["index"]),
-                              self.realism if dataloader_idx else None)
-        _, logits = self.averaged.module(seen.frames, seen.scale)
+        _, logits = self.averaged.module(batch["frames"], batch["scale"])
         row = {"realism": bool(dataloader_idx)}
         for label in LABELS:
             # The median of the distribution, to the nearest bin.
             cdf = logits[label.name].float().softmax(1).cumsum(1)
             bin_ = (cdf < 0.5).sum(1).clamp(max=label.n_bins - 1)
-            edges = torch.as_tensor(label.edges, dtype=torch.float32)
-            row[label.name] = (0.5 * (edges[bin_] + edges[bin_ + 1]) - batch[label.name]).abs()
+            edges = torch.as_tensor(label.edges, dtype=torch.float32, device=bin_.device)
+            row[label.name] = (0.5 * (edges[bin_] + edges[bin_ + 1]) - batch["labels"][label.name]).abs()
         self.validation.append(row)
 
     def on_validation_epoch_end(self):
         for realism in (False, True):
             rows = [r for r in self.validation if r["realism"] == realism]
             for label in LABELS if rows else ():
-                value = torch.cat([r[label.name] for r in rows]).nanmedian()
-                self.log(f"{'realism' if realism else 'clean'}_{label.name}", value, sync_dist=True)
+                errors = torch.cat([r[label.name] for r in rows])
+                if self.trainer.world_size > 1:  # shares differ by one image at most; NaN does not count
+                    longest = -(-self.n_validation // self.trainer.world_size)
+                    errors = F.pad(errors, (0, longest - len(errors)), value=torch.nan)
+                    errors = self.all_gather(errors).flatten()
+                self.log(f"{'realism' if realism else 'clean'}_{label.name}", errors.nanmedian(), rank_zero_only=False)
         self.validation.clear()
 
     def configure_optimizers(self):
