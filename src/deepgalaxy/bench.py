@@ -107,9 +107,10 @@ def measure_scaling(workers: list[int], runs: int = 3, steps: int = 20, say=prin
         row = {"workers": n}
         for kind in ("weak", "strong"):
             ratio = [r["images_per_second"] / n / (one["images_per_second"] / first)
-                     for r, one in zip(rates.get((kind, n), []), rates[kind, first], strict=False)]
+                     for r, one in zip(rates.get((kind, n), []), rates.get((kind, first), []), strict=False)]
             row[f"efficiency_{kind}"] = _spread(ratio, "1") if ratio else None
-            row[f"images_per_second_{kind}"] = _spread([r["images_per_second"] for r in rates[kind, n]], "images/s")
+            rate = [r["images_per_second"] for r in rates.get((kind, n), [])]
+            row[f"images_per_second_{kind}"] = _spread(rate, "images/s") if rate else None
         row["input_wait"] = _spread([r["input_wait"] for r in rates["weak", n]], "of the time")
         row["allreduce"] = _spread([r["allreduce"] for r in rates["weak", n]], "of the time, if not overlapped")
         rows.append(row)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import ConfigError, DeepGalaxyError
+from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning
 from .progress import progress, say
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -37,6 +37,8 @@ ExtOption = Annotated[str | None, typer.Option("--ext", help="extension of a FIT
 def main() -> None:
     """Entry point: errors of ours become one line, and the exit status 2."""
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", DeepGalaxyWarning)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         # Outside of its standalone mode the parser returns the status of typer.Exit.
         sys.exit(app(standalone_mode=False) or 0)
@@ -192,7 +194,8 @@ def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], js
     if world()[0] == 0:
         say(f"weights: {path}")
         rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
-        _write_json(json_file, {"weights": str(path), "epochs": rows})
+        # An epoch that was killed before its checkpoint was written is there twice: the later one counts.
+        _write_json(json_file, {"weights": str(path), "epochs": list({row["epoch"]: row for row in rows}.values())})
 
 
 @app.command(epilog="Example: deepgalaxy evaluate --protocol unseen --json -")

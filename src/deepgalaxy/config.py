@@ -103,7 +103,9 @@ def _fields_at(cls: type[BaseModel], location: tuple) -> list[str]:
             # Within a union the location holds the tag, the value of the member's field `kind`.
             cls = next((c for c in members if c.model_fields["kind"].default == part), cls)
             continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            cls = field.annotation
-        members = [c for c in get_args(field.annotation) if isinstance(c, type) and "kind" in c.model_fields]
+        options = [c for c in (field.annotation, *get_args(field.annotation))
+                   if isinstance(c, type) and issubclass(c, BaseModel)]
+        if len(options) == 1:
+            cls = options[0]
+        members = [c for c in options if "kind" in c.model_fields]
     return list(cls.model_fields)

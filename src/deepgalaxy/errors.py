@@ -13,9 +13,13 @@ Every message names the argument or file, its value, what is allowed and what to
 """
 
 __all__ = [
-    "DeepGalaxyError", "ConfigError", "SimulationError", "ViewError",
+    "DeepGalaxyWarning", "DeepGalaxyError", "ConfigError", "SimulationError", "ViewError",
     "ImageError", "DatasetError", "ModelError", "LibraryError",
 ]
+
+
+class DeepGalaxyWarning(UserWarning):
+    """Something was lost or passed over, and the work goes on; the command line shows it as one line."""
 
 
 class DeepGalaxyError(Exception):

@@ -1,5 +1,6 @@
 """Suites: which encounters, and the campaign that runs what is missing."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -133,19 +134,29 @@ def test_campaign_runs_what_is_missing_and_nothing_else(tmp_path):
     folder.mkdir()
     stale = folder / f".{names[0]}.h5.12345.tmp"
     stale.write_bytes(b"half an encounter")
+    os.utime(stale, (0, 0))
+    young = folder / f".{names[1]}.h5.12346.tmp"  # perhaps another campaign is writing it
+    young.write_bytes(b"half an encounter")
     Encounter(names[2], *(np.zeros(1) for _ in range(7))).write(folder / f"{names[2]}.h5")
     before = (folder / f"{names[2]}.h5").read_bytes()
     with dask_client(n_workers=2) as client:
         done = dict(run_suite(config, folder, client))
         assert done == {names[0]: None, names[1]: None}
-        assert not stale.exists()
+        assert not stale.exists() and young.exists()
+        young.unlink()
         for name in names[:2]:
             encounter = Encounter.read(folder / f"{name}.h5")
-            assert encounter.name == name and encounter.time[0] < 0 < encounter.time[-1] <= 20
+            assert encounter.name == name and len(encounter.time) == 5
+            assert -25 <= encounter.time[0] < 0 < encounter.time[-1] < 25
         assert (folder / f"{names[2]}.h5").read_bytes() == before
         assert SuiteConfig.from_json((folder / "suite.json").read_text()) == config
         assert list(run_suite(config, folder, client)) == []
         assert sorted(p.name for p in folder.iterdir()) == [*(f"{n}.h5" for n in names), "suite.json"]
+
+        # Its encounters would have the same names.
+        other = config.model_copy(update={"design": config.design.model_copy(update={"seed": 1})})
+        with pytest.raises(ConfigError, match="another suite .*'design' differs"):
+            list(run_suite(other, folder, client))
 
         # One encounter that cannot be does not stop the others, and is named with its reason.
         bad = SuiteConfig.parse({"name": "bad", "resolution": TINY, "design": {

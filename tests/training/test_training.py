@@ -17,7 +17,7 @@ from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.splits import split_by_encounter
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
-from deepgalaxy.models.weights import load_weights
+from deepgalaxy.models.weights import load_weights, update_metadata
 from deepgalaxy.training.callbacks import Checkpoints
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
 
@@ -318,6 +318,7 @@ def test_start_from_another_architecture_is_one_line(straight, data, tmp_path):
 @pytest.mark.parametrize("tree, key", [
     ({"epochs": 0}, "epochs"), ({"batch": 4}, "batch"), ({"optimiser": {"learning_rate": -1}}, "learning_rate"),
     ({"model": {"stride": 64}}, "stride"), ({"precision": "8"}, "precision"), ({"realism": {"zoom": 9}}, "zoom"),
+    ({"realism": {"zooom": 1}}, "zooom.*allowed here: .*zoom"),
     ({"data": None}, "data")])
 def test_mistake_in_a_recipe_is_one_line_that_names_it(tmp_path, tree, key):
     path = tmp_path / "recipe.yaml"
@@ -352,6 +353,33 @@ def test_output_that_cannot_be_written_is_one_line(data, tmp_path):
     with pytest.raises(ConfigError, match="output = .*cannot be written") as caught:
         fit(recipe(data, tmp_path / "file"))
     assert "\n" not in str(caught.value)
+
+
+def test_finished_training_is_left_as_it_is(straight, data, tmp_path):
+    """So that what calibration added to the weights is not lost."""
+    import shutil
+
+    config, _, _ = straight
+    shutil.copytree(config.output, tmp_path / "run")
+    again = config.model_copy(update={"output": str(tmp_path / "run")})
+    update_metadata(tmp_path / "run" / "model.safetensors", temperatures={"mass_ratio": 1.5})
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    fit(again, say=lambda line: None)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_changed_recipe_does_not_go_on_from_the_old_checkpoints(straight, data, tmp_path):
+    import shutil
+
+    config, _, _ = straight
+    shutil.copytree(config.output, tmp_path / "run")
+    changed = config.model_copy(update={"output": str(tmp_path / "run"), "batch_size": 4})
+    with pytest.raises(ConfigError, match="batch_size = 4: .*begun with 8") as caught:
+        fit(changed, say=lambda line: None)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="epochs = 1: .*raise epochs"):
+        fit(config.model_copy(update={"output": str(tmp_path / "run"), "epochs": 1}), say=lambda line: None)
 
 
 def test_checkpoint_of_another_architecture_is_one_line(straight, tmp_path):

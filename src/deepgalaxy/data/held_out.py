@@ -7,11 +7,14 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from .. import __version__
 from ..config import Config, read_yaml
 from ..errors import DatasetError
 from ..image.render import RenderConfig
 from ..progress import progress
+from ..simulate.snapshot import FORMAT_VERSION as ENCOUNTER_VERSION
 from ..simulate.suite import SuiteConfig, dask_client, run_suite
+from . import schema
 from .build import build_dataset
 
 __all__ = ["cache_folder", "held_out_dataset"]
@@ -38,7 +41,8 @@ def held_out_dataset() -> Path:
     """
     recipe = resources.files("deepgalaxy") / "shipped" / "held_out.yaml"
     config = _HeldOut.parse(read_yaml(str(recipe)), "held_out.yaml")
-    name = hashlib.sha256(config.to_json().encode()).hexdigest()[:12]
+    made_by = f"{__version__} {ENCOUNTER_VERSION} {schema.FORMAT_VERSION}"
+    name = hashlib.sha256(f"{made_by} {config.to_json()}".encode()).hexdigest()[:12]
     folder = cache_folder() / f"held-out-{name}"
     path = folder / "held_out.h5"
     if path.is_file():

@@ -22,7 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import DatasetError, DeepGalaxyWarning
 from . import schema
 
 try:
@@ -231,7 +231,8 @@ class DatasetWriter:
             broken = self.partial.with_name(self.partial.name + ".broken")
             os.replace(self.partial, broken)
             warnings.warn(f"{self._source}: the partial file cannot be read "
-                          f"({schema.one_line(error)}); kept as {broken.name}, starting anew", stacklevel=4)
+                          f"({schema.one_line(error)}); kept as {broken.name}, starting anew",
+                          DeepGalaxyWarning, stacklevel=4)
             return False
         return True
 

@@ -37,7 +37,7 @@ def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, re
 
 
 def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
-                     n_views: int = 4) -> dict[str, float]:
+                     n_views: int = 8) -> dict[str, float]:
     """One temperature per label, so that central intervals cover what they promise.
 
     Half of the images have their scale told, half not. The temperature of least mean squared

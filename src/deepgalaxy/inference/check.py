@@ -47,6 +47,8 @@ def check_file(path: str | Path) -> tuple[str, list[str]]:
 
 
 def _hdf5_kind(path: Path) -> str | None:
+    if not path.is_file():  # a pipe would never end
+        return None
     try:
         sealed = has_seal(path)
         with open(path, "rb") as f:

@@ -48,7 +48,7 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
     Returns
     -------
     probability : {label: (B, n_bins)}, "stage" among them.
-    mu : (n_views, B, latent_size) latent means of the views.
+    mu : (min(n_views, 4), B, latent_size) latent means of the frames and their mirror images, not turned.
     """
     temperatures = temperatures or {}
     total, latents = {}, []
@@ -58,6 +58,8 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
         for name, values in logits.items():
             p = F.softmax(values.float() / temperatures.get(name, 1.0), dim=1)
             total[name] = total.get(name, 0) + p / n_views
+    if n_views > 4:  # the views were turned
+        latents = [model.encode(mirrored).mu for mirrored in views_of(frames, n_views=4)]
     return {name: p.numpy() for name, p in total.items()}, torch.stack(latents)
 
 

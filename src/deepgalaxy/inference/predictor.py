@@ -87,6 +87,8 @@ class Predictor:
         if library is not None and library.model_sha256 != weights.sha256:
             raise LibraryError(f"{library.path}: was made with another model ({library.model_sha256[:12]}, not "
                                f"{weights.sha256[:12]}); make it again with 'deepgalaxy index'")
+        if not 1 <= n_views <= 8:
+            raise ConfigError(f"n_views = {n_views}: must be in 1..8")
         self.weights, self.library, self.n_views = weights, library, n_views
         self._temperatures = weights.metadata.get("temperatures", {})
 

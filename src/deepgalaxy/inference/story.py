@@ -21,7 +21,7 @@ class Match:
     mass_ratio: float
     size_ratio: float
     view: float  #: angle of the orbital plane to the sky, degrees
-    distance: float  #: in the latent space, in units of the library's median nearest distance
+    distance: float  #: in the latent space, in units of the library's median distance to the ten nearest
     thumbnail: np.ndarray = field(repr=False, default=None)  #: (P, P) float32 0..1, y upwards, turned as the query
 
     def to_dict(self) -> dict:
@@ -43,7 +43,7 @@ class Story:
     scale: dict  #: kpc_per_pixel (of the picture as read, or None) and source: given, wcs or content
     properties: dict[str, dict]
     stage: dict[str, float]
-    familiarity: float  #: fraction of the library's own images that are less usual than this one
+    familiarity: float  #: fraction of observed images of unseen encounters that are less usual than this one
     flags: list[str]
     matches: list[Match]
     distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)

@@ -27,7 +27,7 @@ class Decoder(nn.Module):
         super().__init__()
         layers, current = [], channels
         for _ in range(int(math.log2(stride)) - 1):
-            after = max(16, width)
+            after = max(16, width // 4 * 4)  # in four groups
             layers += [_factored(current, 4 * after), nn.PixelShuffle(2), nn.GroupNorm(4, after), nn.SiLU()]
             current, width = after, width // 2
         self.body = nn.Sequential(*layers, nn.Conv2d(current, 4, 3, padding=1), nn.PixelShuffle(2))

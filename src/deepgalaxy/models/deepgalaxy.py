@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ class ModelConfig(Config):
     """The architecture."""
 
     backbone: str = Field("mobilenetv4_conv_small", description="any timm name with a feature pyramid")
-    stride: int = Field(16, ge=2, le=32, description="pixels of the image per cell of the activation maps")
+    stride: Literal[2, 4, 8, 16] = Field(16, description="pixels of the image per cell of the activation maps")
     channels: int = Field(64, ge=1, le=2048, description="of the activation maps")
     latent_size: int = Field(32, ge=1, le=1024, description="of z")
     classifier_width: int = Field(192, ge=8, le=4096)

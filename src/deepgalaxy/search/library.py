@@ -170,16 +170,13 @@ class Library:
 
         Parameters
         ----------
-        z : (V, D) latent means of V mirrored or turned views of one image.
-        frames : (1 to 4, n, n) the image and its mirror images, 0..1, in the order of the views.
+        z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`; V up to 4.
+        frames : (V, n, n) the images themselves, 0..1.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         """
         query = np.stack([tidy(frame) for frame in frames])
         agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
-        distance = np.full_like(agreement, np.inf)
-        for view, measured in enumerate(self.index.distances(z)):
-            mirror = view % len(frames)
-            distance[mirror] = np.minimum(distance[mirror], measured)
+        distance = self.index.distances(z)
         reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
         relative = distance / np.sqrt(np.maximum(self._local, 1e-6) * max(reach, 1e-6))
         score = _score(relative, agreement, picture_weight)

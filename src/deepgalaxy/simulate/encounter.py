@@ -99,10 +99,11 @@ def simulate(config: EncounterConfig) -> Encounter:
             if step.time > 3 * config.start_time + 300:
                 raise SimulationError(f"{config.name}: no pericentre within {step.time:.0f} Myr; lower "
                                       "start_time or orbital_energy")
-        elif step.time >= pericentre_time[0] + r.last_time - 1e-6:
+        elif step.time >= pericentre_time[0] + r.last_time + 0.5 * r.snapshot_interval:
             break
     time = np.array([s[0] for s in snapshots]) - pericentre_time[0]
-    keep = (time >= r.first_time - 0.5 * r.snapshot_interval) & (time <= r.last_time + 1e-6)
+    # Half open, so that the number of snapshots is the same wherever the pericentre falls between two of them.
+    keep = (time >= r.first_time - 0.5 * r.snapshot_interval) & (time < r.last_time + 0.5 * r.snapshot_interval)
     separation = np.array([s[2] for s in snapshots], np.float32)
     parameters = config.model_dump(exclude={"name", "primary", "resolution"})
     parameters.update(

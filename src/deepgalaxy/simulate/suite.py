@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from .encounter import EncounterConfig, Resolution, simulate_to_file
 from .galaxy import GalaxyConfig
 
 __all__ = ["Range", "SobolDesign", "GridDesign", "SuiteConfig", "run_suite", "dask_client"]
+
+
+#: Age of a temporary file that nobody writes to any more.
+_STALE_SECONDS = 3600
 
 
 class Range(Config):
@@ -117,6 +122,20 @@ def _grid(design: GridDesign) -> Iterator[dict]:
             }
 
 
+def _refuse_another_suite(config: SuiteConfig, path: Path) -> None:
+    """Encounters of two suites have the same names: a folder keeps to the one that it was begun with."""
+    if not path.exists():
+        return
+    before = SuiteConfig.from_json(path.read_text(), str(path)).model_dump()
+    now = config.model_dump()
+    for tree in (before, now):
+        tree["design"].pop("n_encounters", None)  # a Sobol suite may grow
+    if before != now:
+        changed = next(key for key in now if now[key] != before.get(key))
+        raise ConfigError(f"{path.parent}: holds encounters of another suite (its '{changed}' differs, see "
+                          f"{path.name}); choose another folder")
+
+
 @contextmanager
 def dask_client(scheduler: str | None = None, n_workers: int | None = None):
     """A Dask client: of the cluster at an address, or of a local one with one thread per process.
@@ -166,11 +185,13 @@ def run_suite(config: SuiteConfig, folder: str | Path, client) -> Iterator[tuple
     encounters = config.encounters()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_another_suite(config, folder / "suite.json")
         (folder / "suite.json").write_text(config.to_json())
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     for stale in folder.glob(".*.tmp"):
-        stale.unlink(missing_ok=True)
+        if time.time() - stale.stat().st_mtime > _STALE_SECONDS:  # younger ones may be another campaign's
+            stale.unlink(missing_ok=True)
     missing = [e for e in encounters if not (folder / f"{e.name}.h5").exists()]
     names = {}
     for encounter in missing:

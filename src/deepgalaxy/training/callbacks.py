@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from ..errors import ModelError
+from ..errors import DeepGalaxyWarning, ModelError
 
 __all__ = ["Checkpoints", "Throughput"]
 
@@ -63,6 +63,11 @@ class Checkpoints(lightning.Callback):
                 old.unlink(missing_ok=True)
 
     @staticmethod
+    def epoch(path: Path) -> int:
+        """The epoch that a checkpoint was written after, from 0."""
+        return int(path.stem.rsplit("_", 1)[1])
+
+    @staticmethod
     def newest(folder: str | Path) -> Path | None:
         """The newest checkpoint that can be read; a damaged one is passed over with a warning."""
         for path in sorted(Path(folder).glob("epoch_*.ckpt"), reverse=True):
@@ -73,7 +78,8 @@ class Checkpoints(lightning.Callback):
                 return path
             except Exception as error:  # torch raises many kinds on damaged files
                 text = str(error).splitlines()[0] if str(error) else type(error).__name__
-                warnings.warn(f"{path.name}: damaged checkpoint ({text[:80]}); the one before is used", stacklevel=2)
+                warnings.warn(f"{path.name}: damaged checkpoint ({text[:80]}); the one before is used",
+                              DeepGalaxyWarning, stacklevel=2)
         return None
 
 

@@ -98,6 +98,16 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     train, validate = split_by_encounter(dataset.groups, (1 - config.validation_share, config.validation_share),
                                          seed=config.seed if config.split_seed is None else config.split_seed)
     output = Path(config.output)
+    path = output / "model.safetensors"
+    newest = Checkpoints.newest(output / "checkpoints")
+    if newest is not None:
+        _refuse_another_recipe(config, output / "recipe.json")
+        if Checkpoints.epoch(newest) + 1 >= config.epochs and path.is_file():
+            say(f"{path}: all {config.epochs} epochs are done")
+            return path  # as it is, with what calibration added
+        if Checkpoints.epoch(newest) >= config.epochs:
+            raise ConfigError(f"epochs = {config.epochs}: {newest} is of epoch {Checkpoints.epoch(newest) + 1}; "
+                              "raise epochs or choose another output")
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.json").write_text(config.to_json())
@@ -143,7 +153,6 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress and rank == 0,
         callbacks=[Throughput(output, config.batch_size, say), Checkpoints(output / "checkpoints")])
-    newest = Checkpoints.newest(output / "checkpoints")
     if newest is not None and rank == 0:
         say(f"going on from {newest.name}")
     try:
@@ -154,11 +163,25 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
             raise ModelError(f"{newest}: was trained with another architecture; choose another output or delete "
                              "its checkpoints") from None
         raise
-    path = output / "model.safetensors"
     if trainer.is_global_zero and not trainer.interrupted:
         save_weights(path, module.averaged.module, name=config.name, training=config,
                      validation_encounters=held_out, training_encounters=sorted(trained_on), n_images=len(dataset))
     return path
+
+
+def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
+    """Checkpoints go on as they were begun; only the machinery around them may change."""
+    if not path.is_file():
+        return
+    before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every"})
+                   for c in (TrainConfig.from_json(path.read_text(), str(path)), config))
+    changed = [key for key in now if now[key] != before[key]]
+    if changed == ["model"]:
+        raise ModelError(f"{path.parent}: its checkpoints are of another architecture; choose another output or delete "
+                         "them")
+    if changed:
+        raise ConfigError(f"{changed[0]} = {now[changed[0]]}: the training in {path.parent} was begun with "
+                          f"{before[changed[0]]}; choose another output or delete its checkpoints")
 
 
 def _start_from(module, config: TrainConfig) -> set[str]:

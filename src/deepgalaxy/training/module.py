@@ -7,7 +7,7 @@ import math
 import lightning
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch.optim.swa_utils import AveragedModel
 
 from ..config import Config
@@ -25,7 +25,7 @@ class LossConfig(Config):
 
     labels: dict[str, float] = Field(
         {"time_since_pericentre": 1.0, "mass_ratio": 0.6, "size_ratio": 0.4, "view_inclination": 0.4, "stage": 0.3},
-        description="of each label's cross entropy")
+        description="of each label's cross entropy; 1 for one that is not named")
     latent_labels: float = Field(0.3, ge=0, description="of the same labels read off z")
     reconstruction: float = Field(1.0, ge=0, description="of the FCAE's L1 + (1 - SSIM)")
     latent_reconstruction: float = Field(0.5, ge=0, description="of the same through z")
@@ -36,6 +36,17 @@ class LossConfig(Config):
     decoded_share: float = Field(0.125, gt=0, le=1, description="of each batch that is reconstructed")
     scale_known: float = Field(0.5, ge=0, le=1, description="share of images whose scale is told")
     realistic: float = Field(0.75, ge=0, le=1, description="share of images with observational realism")
+
+
+    @field_validator("labels")
+    @classmethod
+    def _known(cls, weights):
+        known = [label.name for label in LABELS] + ["stage", "time_camera"]
+        for name, weight in weights.items():
+            if name not in known or not weight >= 0:
+                raise ValueError(f"{name}: {weight} is no weight of a label; labels are {', '.join(known)}, weights 0 "
+                                 "or more")
+        return weights
 
 
 class OptimiserConfig(Config):
