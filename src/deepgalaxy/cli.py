@@ -159,7 +159,9 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files"
     from .image.render import RenderConfig
     from .simulate.suite import dask_client
 
-    tree = dict(read_yaml(config) or {}) if config else {}
+    tree = (read_yaml(config) or {}) if config else {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{config}: expected a mapping of settings, got {type(tree).__name__}")
     options = {"n_pixels": pixels, "field_of_view": field_of_view}
     if cameras is not None:
         options |= {"cameras": "cube"} if cameras == "cube" else {"cameras": "random", "n_cameras": cameras}
@@ -187,7 +189,7 @@ def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, mode
 @app.command(epilog="Examples: deepgalaxy train recipe.yaml; "
              "torchrun --nproc-per-node 2 -m deepgalaxy train recipe.yaml")
 def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], json_file: JsonOption = None) -> None:
-    """Train, or go on training; on one worker, or under torchrun or Slurm on many."""
+    """Train, or go on training; on one worker, or under torchrun on many (on a cluster: srun torchrun ...)."""
     from .training.fit import fit, read_recipe, world
 
     path = fit(read_recipe(recipe), say=say, progress=sys.stderr.isatty())

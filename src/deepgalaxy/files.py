@@ -7,6 +7,7 @@ because damaged text can crash the whole process there.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -36,8 +37,11 @@ def sealed_hdf5(path: str | Path):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w", userblock_size=_BLOCK) as f:
+        # In memory first: on a full disk HDF5 crashes when it closes a file.
+        content = io.BytesIO()
+        with h5py.File(content, "w", userblock_size=_BLOCK) as f:
             yield f
+        temporary.write_bytes(content.getbuffer())
         seal(temporary)
         os.replace(temporary, path)
     except BaseException:

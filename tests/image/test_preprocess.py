@@ -72,6 +72,12 @@ def test_a_large_offset_in_double_precision_loses_nothing():
     np.testing.assert_allclose(frame(1e9 + pair(noise=0.01)), frame(pair(noise=0.01)), atol=0.02)
 
 
+def test_a_long_strip_takes_little_memory_and_keeps_its_scale():
+    strip = np.tile(pair((20, 400), zoom=0.3), (1, 50)).astype(np.float32)  # 20,000 pixels long
+    canvas, canvas_pixel = to_canvas(strip)
+    assert canvas.shape[-1] <= 320 and canvas_pixel * canvas.shape[-1] == pytest.approx(20000, rel=1e-3)
+
+
 def test_background_below_zero_is_fine():
     image = 20 * pair(noise=0.02) - 0.3  # as after a sky subtraction
     assert (image < 0).mean() > 0.3

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import DatasetError
 from ..image.render import RenderConfig, render_encounter
 from ..simulate.snapshot import Encounter
+from .reader import Dataset
 from .writer import DatasetWriter
 
 __all__ = ["encounter_files", "build_dataset"]
@@ -39,6 +40,9 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     name : of each encounter once it is in the file, those of an earlier run first.
     """
     files = encounter_files(folder)
+    if _is_finished(Path(path), files, config):
+        yield from (file.stem for file in files)
+        return
     with DatasetWriter(path, config.to_json()) as writer:
         yield from sorted(writer.done)
         missing = [f for f in files if f.stem not in writer.done]
@@ -46,6 +50,17 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
             writer.write_encounter(encounter.name, encounter.parameters, cameras, encounter.stage,
                                    encounter.separation)
             yield encounter.name
+
+
+def _is_finished(path: Path, files: list[Path], config: RenderConfig) -> bool:
+    """Does the data set hold these encounters already, photographed in this way?"""
+    if not path.is_file() or path.with_name(path.name + ".partial").exists():
+        return False
+    try:
+        dataset = Dataset(path)
+    except DatasetError:
+        return False
+    return dataset.config == config.to_json() and set(dataset.groups) == {file.stem for file in files}
 
 
 def _render_file(file: str, config_json: str):

@@ -24,6 +24,9 @@ FRAME_PIXELS = 112
 #: Light is searched for on a grid of this many cells on a side.
 _GRID = 40
 
+#: Longest side of a picture that is padded to a square as it is.
+_MAX_SIDE = 8192
+
 #: Companions are looked for within this distance of the canvas's centre, in half sides.
 _FIELD = 0.78
 
@@ -80,6 +83,11 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     background = float(np.median(border))
     if mask is not None:
         pixels = np.where(mask, background, pixels)
+    # A long strip would make a huge square: it is binned first.
+    binned = -(-max(pixels.shape) // _MAX_SIDE)
+    if binned > 1:
+        rows, columns = (max(1, n // binned) for n in pixels.shape)
+        pixels = pixels[:rows * binned, :columns * binned].reshape(rows, -1, columns, binned).mean(axis=(1, 3))
     height, width = pixels.shape
     side = max(height, width)
     square = np.full((side, side), background, np.float32)
@@ -88,7 +96,7 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     canvas = torch.from_numpy(square)[None, None]
     if side > size:
         canvas = F.interpolate(canvas, size=(size, size), mode="area")
-    return canvas, side / canvas.shape[-1]
+    return canvas, binned * side / canvas.shape[-1]
 
 
 def _border(images: np.ndarray) -> np.ndarray:

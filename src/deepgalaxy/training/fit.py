@@ -46,7 +46,7 @@ class TrainConfig(Config):
 
 
 def world() -> tuple[int, int]:
-    """Rank and number of workers, as torchrun or Slurm say."""
+    """Rank and number of workers, as torchrun says."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ.get("RANK", 0)), int(os.environ["WORLD_SIZE"])
     return 0, 1
