@@ -12,4 +12,7 @@ $run deepgalaxy index --model work/shipped/model.safetensors --data work/shipped
 cp work/shipped/model.safetensors work/shipped/library.h5 src/deepgalaxy/shipped/
 $run deepgalaxy evaluate --json work/shipped/evaluation.json --report work/shipped/evaluation
 $run python scripts/model_card.py work/shipped/evaluation.json > docs/model_card.md
+$run python scripts/readme_figures.py work/shipped/evaluation.json
 $run python scripts/make_examples.py
+$run deepgalaxy predict examples/mock_1.fits --redshift 0.02 --report work/story
+cp work/story/mock_1.png docs/story.png

@@ -21,12 +21,15 @@ galaxies, groups, clusters or gas: it takes for granted that the picture shows o
 `recipes/shipped_suite.yaml`: {n_encounters} N-body encounters (disc, bulge, halo; 16,384 particles; no gas), a Sobol
 design over mass ratio 0.2-1, size ratio 0.7-1.4 times the root of it, pericentre 2-30 kpc, orbital energy -0.08..0.08
 of the potential's depth at pericentre, isotropic disc orientations; snapshots every 10 Myr from -150 to +500 Myr, each
-from 8 random directions: {n_images:,} images. {n_validation} of the encounters were held out of training, for the
+from 6 random directions: {n_images:,} images. {n_validation} of the encounters were held out of training, for the
 calibration of the error bars.
 
 ## Training
 Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}. {epochs} epochs of
-{images_per_epoch:,} images, batch {batch_size}, AdamW with warm-up and cosine, averaged weights are the result.
+{images_per_epoch:,} images, batch {batch_size}, AdamW with warm-up and cosine, averaged weights are the result. They
+went on from a first half of 23 epochs (`recipes/shipped_first.yaml`), which for this release saw the first 304 of the
+encounters, as simulated and photographed by an earlier version (docs/log.md, 2026-11-24). The held-out encounters are
+the same in both halves.
 {realistic:.0f} % of the images pass through observational realism (`src/deepgalaxy/image/realism.py`).
 `recipes/shipped.sh` makes it all again.
 

@@ -1,22 +1,23 @@
-"""The table of figures in the README: python scripts/readme_figures.py evaluation.json"""
+"""Put the figures of an evaluation into the README: python scripts/readme_figures.py evaluation.json"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 TITLES = {"time_since_pericentre": "time since pericentre", "mass_ratio": "mass ratio", "size_ratio": "size ratio",
           "view_inclination": "viewing angle"}
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-def main(path: str) -> None:
-    """Print a Markdown table."""
-    with open(path) as f:
-        e = json.load(f)
-    print(f"On {e['n_images']:,} images of {e['n_encounters']} encounters that the shipped model never saw, "
-          f"{e['time_range'][0]:+.0f} to {e['time_range'][1]:+.0f} Myr; median error, and how often the 68 % interval "
-          "holds the truth:\n")
-    print("| | clean, scale known | sky, stars, noise | and scale unknown | guessing |\n|---|---|---|---|---|")
+def table(e: dict) -> str:
+    """The figures as Markdown."""
+    lines = [f"On {e['n_images']:,} images of {e['n_encounters']} encounters that the shipped model never saw, "
+             f"{e['time_range'][0]:+.0f} to {e['time_range'][1]:+.0f} Myr; median error, and how often the 68 %",
+             "interval holds the truth:", "",
+             "| | clean, scale known | sky, stars, noise | and scale unknown | guessing |", "|---|---|---|---|---|"]
     for label, title in TITLES.items():
         cells = []
         for part in ("clean", "realism", "realism_without_scale"):
@@ -24,7 +25,17 @@ def main(path: str) -> None:
             cells.append(f"{v['median_abs_error']:.2g} ({100 * v['coverage68']:.0f} %)")
         v = e["clean"][label]
         unit = {"Myr": ", Myr", "deg": ", degrees"}.get(v["unit"], "")
-        print(f"| {title}{unit} | {' | '.join(cells)} | {v['prior_median_abs_error']:.2g} |")
+        lines.append(f"| {title}{unit} | {' | '.join(cells)} | {v['prior_median_abs_error']:.2g} |")
+    return "\n".join(lines)
+
+
+def main(path: str) -> None:
+    """Replace what stands between the heading and the line about the model card."""
+    figures = table(json.loads(Path(path).read_text()))
+    new, n = re.subn(r"(## How good it is\n).*?(\n\nThe \[model card\])",
+                     lambda m: m.group(1) + figures + m.group(2), README.read_text(), flags=re.DOTALL)
+    assert n == 1, "README.md has no place for the figures"
+    README.write_text(new)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ def test_stride_is_the_one_asked_for(stride):
         maps = model.encode(torch.rand(1, 1, 128, 128)).maps
         assert maps.shape == (1, 16, 128 // stride, 128 // stride)
         assert model.reconstruct(maps).shape == (1, 1, 128, 128)
+        frame = torch.rand(1, 1, 112, 112)  # not a multiple of 32
+        assert model.reconstruct(model.encode(frame).maps, (112, 112)).shape == frame.shape
 
 
 def test_model_can_be_built_where_gradients_are_off():

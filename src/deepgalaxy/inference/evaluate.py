@@ -98,9 +98,9 @@ def _reconstruction(weights, dataset, indices):
         light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
         frames = observe_frames(light, torch.full((len(index),), torch.nan), [0] * len(index), None).frames
         encoding = model.encode(frames)
-        direct.append(ssim(model.reconstruct(encoding.maps), frames))
+        direct.append(ssim(model.reconstruct(encoding.maps, frames.shape[2:]), frames))
         maps = model.vae.decode(encoding.mu, encoding.maps.shape[2:])
-        through.append(ssim(model.reconstruct(maps), frames))
+        through.append(ssim(model.reconstruct(maps, frames.shape[2:]), frames))
     return {"ssim_fcae": float(torch.cat(direct).mean()), "ssim_vae": float(torch.cat(through).mean())}
 
 

@@ -140,7 +140,8 @@ class Predictor:
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy())
         with torch.inference_mode():
             encoding = self.weights.model.encode(frame)
-            story.reconstruction = self.weights.model.reconstruct(encoding.maps)[0, 0].numpy().clip(0, 1)
+            reconstruction = self.weights.model.reconstruct(encoding.maps, frame.shape[2:])
+            story.reconstruction = reconstruction[0, 0].numpy().clip(0, 1)
         return story
 
     def predict_many(self, images: Iterable, **options) -> Iterator[Story | tuple[str, str]]:

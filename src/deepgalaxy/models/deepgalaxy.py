@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ class ModelConfig(Config):
     """The architecture."""
 
     backbone: str = Field("mobilenetv4_conv_small", description="any timm name with a feature pyramid")
-    stride: Literal[2, 4, 8, 16] = Field(16, description="pixels of the image per cell of the activation maps")
+    stride: int = Field(16, ge=2, le=32, description="pixels of the image per cell of the activation maps")
     channels: int = Field(64, ge=1, le=2048, description="of the activation maps")
     latent_size: int = Field(32, ge=1, le=1024, description="of z")
     classifier_width: int = Field(192, ge=8, le=4096)
@@ -56,9 +56,10 @@ class DeepGalaxy(nn.Module):
         maps = self.encoder(image)  # (B, 1, H, W) -> (B, C, h, w)
         return Encoding(maps, *self.vae.encode(maps))
 
-    def reconstruct(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) -> (B, 1, H, W)."""
-        return self.decoder(maps)
+    def reconstruct(self, maps: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """(B, C, h, w) -> (B, 1, H, W), cut to a size that is no multiple of the stride."""
+        image = self.decoder(maps)
+        return image if size is None else image[..., :size[0], :size[1]]
 
     def classify(self, maps: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits per label; scale (B,) is log10(frame side / 100 kpc), NaN where unknown."""

@@ -95,7 +95,7 @@ def familiarity_sentence(familiarity: float) -> str:
     advice = {"unfamiliar": " The model has hardly seen the like: do not trust the numbers.",
               "unusual": " Trust the numbers less than their error bars say."}.get(word, "")
     share = percent(familiarity).replace("<", "less than ").replace(">", "more than ")
-    return f"{word.capitalize()}: {share} of the library's own images are less usual than this one.{advice}"
+    return f"{word.capitalize()}: {share} of mock observations of other encounters are less usual.{advice}"
 
 
 def scale_sentence(scale: dict) -> str:

@@ -228,7 +228,7 @@ encounter stand in training and test. Compare with the protocol "unseen".</li>
 {% endif %}
 <li>How uncertain these figures are. Images of one encounter are not independent, so what counts is the
 number of encounters, not the number of images.</li>
-<li>What “the prior” hides: its error is that of always answering the median of the training set. Only what
+<li>What “the prior” hides: its error is that of always answering the median of the truth here. Only what
 is below it was learned.</li>
 </ul>
 </section>

@@ -115,7 +115,7 @@ class TrainingModule(lightning.LightningModule):
         z = self.model.vae.sample(encoding.mu, encoding.logvar, torch.randn_like(encoding.mu))
         maps = self.model.vae.decode(z[:n], encoding.maps.shape[2:])
         target = encoding.maps[:n].detach()
-        images = self.model.reconstruct(torch.cat([encoding.maps[:n], maps])).float()
+        images = self.model.reconstruct(torch.cat([encoding.maps[:n], maps]), ideal.shape[2:]).float()
         kl_weight = w.kl * min(1.0, self.global_step / max(w.kl_warmup, 1))
         return {
             "labels": label_loss(logits, labels, w.labels),
