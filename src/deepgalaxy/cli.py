@@ -233,7 +233,7 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen")]
 @app.command(epilog="Example: deepgalaxy index --model out/model.safetensors --data suite.h5 -o out/")
 def index(model: Annotated[Path, typer.Option("--model")], data: Annotated[Path, typer.Option("--data")],
           output: Annotated[Path, typer.Option("-o", "--output", help="folder of the library")],
-          n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 48000,
+          n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 36000,
           no_calibration: Annotated[bool, typer.Option("--no-calibration", help="keep the model's temperatures")]
           = False) -> None:
     """Calibrate the model on its held-out encounters, and make its library of reference images."""

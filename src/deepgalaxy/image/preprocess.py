@@ -192,7 +192,8 @@ def cut_frames(canvas: torch.Tensor, framing: Framing, size: int = FRAME_PIXELS)
     c, s = torch.cos(angle) * half, torch.sin(angle) * half
     affine = torch.stack([torch.stack([c, -s, centre[:, 0]], 1), torch.stack([s, c, centre[:, 1]], 1)], 1)
     k = max(2, canvas.shape[-1] // 16)
-    edge = torch.cat([canvas[:, 0, :k].flatten(1), canvas[:, 0, -k:].flatten(1)], 1).median(dim=1).values
+    edge = torch.cat([canvas[:, 0, :k].flatten(1), canvas[:, 0, -k:].flatten(1), canvas[:, 0, :, :k].flatten(1),
+                      canvas[:, 0, :, -k:].flatten(1)], 1).median(dim=1).values
     grid = F.affine_grid(affine, (len(canvas), 1, size, size), align_corners=False)
     # A frame much coarser than the canvas would alias: such canvases are softened first.
     coarse = half * canvas.shape[-1] / size

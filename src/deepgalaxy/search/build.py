@@ -45,7 +45,7 @@ def calibrate(model: str | Path, data: str | Path, n_images: int = 1536) -> dict
 
 
 @torch.inference_mode()
-def build_library(model: str | Path, data: str | Path, path: str | Path, n_images: int = 48000,
+def build_library(model: str | Path, data: str | Path, path: str | Path, n_images: int = 36000,
                   on_batch: Callable[[int], None] | None = None) -> int:
     """Write a library of the data set's images, spread evenly; returns how many.
 
