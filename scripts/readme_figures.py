@@ -22,11 +22,15 @@ def table(e: dict) -> str:
         cells = []
         for part in ("clean", "realism", "realism_without_scale"):
             v = e[part][label]
-            cells.append(f"{v['median_abs_error']:.2g} ({100 * v['coverage68']:.0f} %)")
+            cells.append(f"{_short(v['median_abs_error'])} ({100 * v['coverage68']:.0f} %)")
         v = e["clean"][label]
         unit = {"Myr": ", Myr", "deg": ", degrees"}.get(v["unit"], "")
-        lines.append(f"| {title}{unit} | {' | '.join(cells)} | {v['prior_median_abs_error']:.2g} |")
+        lines.append(f"| {title}{unit} | {' | '.join(cells)} | {_short(v['prior_median_abs_error'])} |")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def main(path: str) -> None:

@@ -161,7 +161,7 @@ class Library:
         return float(1 - np.searchsorted(self._familiar, distance) / len(self._familiar))
 
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
-                picture_weight: float = 0.5) -> list[Match]:
+                picture_weight: float = 0.85) -> list[Match]:
         """The k best look-alikes, from k different encounters, turned as the query is.
 
         Candidates are the nearest in z and those whose pictures agree best, over the whole library. They are
