@@ -47,6 +47,7 @@ def test_import_loads_nothing_heavy(code):
 def test_errors_are_drawn_in_their_docstring():
     classes = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
     assert set(errors.__all__) == set(classes)
+    assert classes.pop("DeepGalaxyWarning").__mro__[1] is UserWarning
     drawn = re.findall(r"[├└]── (\w+) +(.+)", errors.__doc__)
     assert {name for name, _ in drawn} | {"DeepGalaxyError"} == set(classes)
     for name, value in classes.items():
