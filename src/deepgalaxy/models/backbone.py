@@ -38,7 +38,9 @@ class Encoder(nn.Module):
             hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
             raise ModelError(f"backbone = {backbone}: timm has no model of this name{hint}")
         try:
-            with torch.device("meta"):  # only the strides are asked for, no weights
+            # Only the strides are asked for. On the meta device the first weights would be drawn by functions that
+            # import torch's compiler: 4 seconds.
+            with torch.random.fork_rng(devices=[]):
                 pyramid = timm.create_model(backbone, features_only=True, in_chans=3)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(f"backbone = {backbone}: has no feature pyramid ({error}); choose another") from None
