@@ -124,7 +124,7 @@ def _train_once(output: Path, data: Path, n: int, batch: int, steps: int) -> dic
     recipe.write_text(json.dumps({"data": str(data), "output": str(output), "epochs": 2, "batch_size": batch,
                                   "images_per_epoch": steps * batch, "validate_every": 99}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "--master-port", "0",
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n),
                "-m", "deepgalaxy.training.scaling", str(recipe)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
