@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import sys
-import types
 
 import torch
 from torch import nn
 
 from ..errors import ModelError
+from . import timm_families
 
 __all__ = ["Encoder"]
 
@@ -32,16 +31,17 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: str, stride: int, channels: int, pretrained: bool = False):
         super().__init__()
-        timm = _timm()
-        if not timm.is_model(backbone):
-            close = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        create_model = timm_families.creator(backbone, pretrained)
+        if create_model is None:
+            known = timm_families.whole().list_models()
+            close = difflib.get_close_matches(backbone, known, n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
             raise ModelError(f"backbone = {backbone}: timm has no model of this name{hint}")
         try:
             # Only the strides are asked for. On the meta device the first weights would be drawn by functions that
             # import torch's compiler: 4 seconds.
             with torch.random.fork_rng(devices=[]):
-                pyramid = timm.create_model(backbone, features_only=True, in_chans=3)
+                pyramid = create_model(backbone, features_only=True, in_chans=3)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(f"backbone = {backbone}: has no feature pyramid ({error}); choose another") from None
         reductions = pyramid.feature_info.reduction()
@@ -49,8 +49,7 @@ class Encoder(nn.Module):
             raise ModelError(f"stride = {stride}: backbone {backbone} has features at strides "
                              f"{sorted(set(reductions))}; choose one of them")
         index = max(i for i, r in enumerate(reductions) if r == stride)
-        self.body = timm.create_model(backbone, features_only=True, in_chans=3, out_indices=(index,),
-                                      pretrained=pretrained)
+        self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=(index,), pretrained=pretrained)
         self.stride, self.channels = stride, channels
         self.neck = nn.Conv2d(self.body.feature_info.channels()[-1], channels, 1)
         # What comes after the stride still runs in some families; it is cut off here, once it is seen to be unused.
@@ -104,31 +103,3 @@ def _memory_format(body: nn.Module) -> torch.memory_format:
             if module.in_channels < 16:
                 return torch.contiguous_format
     return torch.channels_last
-
-
-def _timm():
-    """timm, without torch's compiler.
-
-    timm and torchvision import the whole of torch._dynamo for a decorator and a constant: 4.7 s of 6.9,
-    more than all the rest of a prediction. Nothing is compiled here, so both get an empty stand-in
-    while they are imported; who asks for torch._dynamo later gets the real one.
-    """
-    if "timm" not in sys.modules and "torch._dynamo" not in sys.modules:
-        dynamo, utils = types.ModuleType("torch._dynamo"), types.ModuleType("torch._dynamo.utils")
-        dynamo.__path__, dynamo.utils = [], utils
-        dynamo.disable = lambda fn=None, *args, **kwargs: fn if fn is not None else lambda f: f
-        utils.is_compile_supported = lambda device: False
-        stand_ins = {"torch._dynamo": dynamo, "torch._dynamo.utils": utils}
-        sys.modules.update(stand_ins)
-        try:
-            import timm  # noqa: F401
-        except (ImportError, AttributeError):
-            # Another version wants more of it: start again with the real one.
-            for name in [n for n in sys.modules if n.split(".")[0] in ("timm", "torchvision")]:
-                del sys.modules[name]
-        finally:
-            for name in stand_ins:
-                sys.modules.pop(name, None)
-    import timm
-
-    return timm

@@ -10,7 +10,7 @@ import numpy as np
 from .galaxy import BULGE, Particles
 from .gravity import Tree
 
-__all__ = ["Step", "Conservation", "time_step", "evolve", "nuclei"]
+__all__ = ["Step", "Conservation", "time_step", "conserve_momenta", "evolve", "nuclei"]
 
 
 @dataclass
@@ -54,6 +54,22 @@ def time_step(softening: np.ndarray, acceleration: np.ndarray, snapshot_interval
     return snapshot_interval / np.ceil(snapshot_interval / wanted)
 
 
+def conserve_momenta(positions: np.ndarray, masses: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
+    """The nearest accelerations (N, 3) that exert no net force and no net torque.
+
+    A tree's forces are not mutual, so their sums are not zero; over 700 Myr that made up to 2.4 % of the angular
+    momentum where the galaxies' spins cancel the orbit's. True forces conserve both momenta, so the orthogonal
+    projection (in the mass-weighted norm) onto all fields that do never takes the forces away from the true ones.
+    """
+    total = masses.sum()
+    r = positions - masses @ positions / total
+    acceleration = acceleration - masses @ acceleration / total
+    torque = masses @ np.cross(r, acceleration)
+    moments = (r * masses[:, None]).T @ r
+    inertia = np.trace(moments) * np.eye(3) - moments
+    return acceleration - np.cross(np.linalg.solve(inertia, torque), r)
+
+
 def evolve(particles: Particles, snapshot_interval: float, opening_angle: float = 0.6,
            conservation: Conservation | None = None) -> Iterator[Step]:
     """Integrate for as long as the caller asks for more; yields after every step, the start first.
@@ -65,7 +81,8 @@ def evolve(particles: Particles, snapshot_interval: float, opening_angle: float 
     p = particles
 
     def force():
-        return Tree(p.positions, p.masses, p.softening, opening_angle).accelerations()
+        acceleration, potential = Tree(p.positions, p.masses, p.softening, opening_angle).accelerations()
+        return conserve_momenta(p.positions, p.masses, acceleration), potential
 
     acceleration, potential = force()
     dt = time_step(p.softening, acceleration, snapshot_interval)
