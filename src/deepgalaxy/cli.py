@@ -168,7 +168,7 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files"
                                                        "random directions per snapshot")] = None,
            field_of_view: Annotated[float | None, typer.Option("--field-of-view", help="kpc; without it, framed "
                                                                "by content")] = None,
-           scheduler: SchedulerOption = None, workers: WorkersOption = None) -> None:
+           scheduler: SchedulerOption = None, workers: WorkersOption = None, json_file: JsonOption = None) -> None:
     """Snapshots to the data set; goes on where it was interrupted."""
     from .config import read_yaml
     from .data.build import build_dataset, encounter_files
@@ -187,19 +187,23 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files"
     with dask_client(scheduler, workers) as client, progress("render", total) as advance:
         for _ in build_dataset(runs, output, settings, client):
             advance()
+    _write_json(json_file, {"data": str(output), "encounters": total})
 
 
 @app.command(epilog="Example: deepgalaxy check suite.h5")
-def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, model, library or image")]) -> None:
+def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, model, library or image")],
+          json_file: JsonOption = None) -> None:
     """Is this file sound? Says what is wrong, line by line."""
     from .inference.check import check_file
 
     kind, problems = check_file(file)
+    _write_json(json_file, {"file": str(file), "kind": kind, "problems": problems})
     for problem in problems:
         say(problem)
     if problems:
         raise typer.Exit(2)
-    print(f"{file}: sound {kind}")
+    if json_file != "-":
+        print(f"{file}: sound {kind}")
 
 
 @app.command(epilog="Examples: deepgalaxy train recipe.yaml; "
@@ -251,17 +255,29 @@ def index(model: Annotated[Path, typer.Option("--model")], data: Annotated[Path,
           output: Annotated[Path, typer.Option("-o", "--output", help="folder of the library")],
           n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 36000,
           no_calibration: Annotated[bool, typer.Option("--no-calibration", help="keep the model's temperatures")]
-          = False) -> None:
-    """Calibrate the model on its held-out encounters, and make its library of reference images."""
+          = False, json_file: JsonOption = None) -> None:
+    """Calibrate the model on its held-out encounters, and make its library of reference images.
+
+    The calibrated weights and the library that belongs to them come into the same folder; weights that lie
+    elsewhere are left as they are.
+    """
     from .data.reader import Dataset
     from .search.build import build_library, calibrate
 
+    temperatures = None
     if not no_calibration:
-        temperatures = calibrate(model, data)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
+        temperatures = calibrate(model, data, output=output / "model.safetensors")
+        model = output / "model.safetensors"
         say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items()))
     with progress("index", min(n_images, len(Dataset(data)))) as advance:
         n = build_library(model, data, output / "library.h5", n_images, advance)
     say(f"library: {output / 'library.h5'}, {n} images")
+    _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,
+                            "temperatures": temperatures})
 
 
 @app.command(epilog="Example: deepgalaxy demo -o out/")
@@ -300,6 +316,7 @@ def _as_dict(story) -> dict:
 def _write_json(where: str | None, value) -> None:
     if where is None:
         return
+    from .files import write_whole
     from .report.html import json_ready
 
     text = json.dumps(json_ready(value), indent=1) + "\n"
@@ -308,7 +325,7 @@ def _write_json(where: str | None, value) -> None:
         return
     try:
         Path(where).parent.mkdir(parents=True, exist_ok=True)
-        Path(where).write_text(text)
+        write_whole(where, text)
     except OSError as error:
         raise ConfigError(f"--json {where}: cannot be written ({error.strerror})") from None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import h5py
 
-__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5", "shipped"]
+__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5", "shipped", "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
@@ -92,3 +92,22 @@ def _head(f) -> bytes:
 def shipped(name: str) -> Path:
     """Path of a file that ships with the package: model.safetensors or library.h5."""
     return Path(str(resources.files("deepgalaxy") / "shipped" / name))
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all; a pipe or device is written to as it is."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

@@ -164,7 +164,7 @@ def test_coincident_particles_neither_hang_nor_attract_each_other(n_spread):
         assert np.median(relative_errors(a[n:], b[n:])) < 4e-3
     else:
         np.testing.assert_array_equal(a, 0)
-        np.testing.assert_allclose(phi, -G * (n - 1) * 1e7 / 0.25, rtol=1e-5)
+        np.testing.assert_allclose(phi, -G * (n - 1) * 1e7 / 0.25, rtol=3e-5)  # summed in single precision
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 33])

@@ -71,11 +71,11 @@ def load_weights(path: str | Path) -> Weights:
     return Weights(model, header["name"], header["version"], _file_digest(path), metadata)
 
 
-def update_metadata(path: str | Path, **metadata) -> None:
-    """Add to what the header says, as calibration does."""
+def update_metadata(path: str | Path, output: str | Path | None = None, **metadata) -> None:
+    """Add to what the header says, as calibration does; in place, or in a copy at `output`."""
     tensors, header = _read(Path(path))
     header["metadata"] = json.dumps({**json.loads(header["metadata"]), **metadata})
-    _write(Path(path), tensors, header)
+    _write(Path(output if output is not None else path), tensors, header)
 
 
 def _read(path: Path):

@@ -31,8 +31,12 @@ def _spread(indices: np.ndarray, n: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:n])
 
 
-def calibrate(model: str | Path, data: str | Path, n_images: int = 1536) -> dict[str, float]:
-    """Find the temperatures on the held-out encounters of the training data, and store them with the weights."""
+def calibrate(model: str | Path, data: str | Path, n_images: int = 1536, output: str | Path | None = None,
+              ) -> dict[str, float]:
+    """Find the temperatures on the held-out encounters of the training data, and store them with the weights.
+
+    output : the calibrated weights; without it, `model` itself is changed.
+    """
     weights, dataset = load_weights(model), Dataset(data)
     held = np.flatnonzero(_held_out(weights, dataset))
     if len(held) == 0:
@@ -40,7 +44,7 @@ def calibrate(model: str | Path, data: str | Path, n_images: int = 1536) -> dict
     realism = weights.metadata["training"].get("realism")
     temperatures = fit_temperatures(weights.model, dataset, np.random.default_rng(1).permutation(held)[:n_images],
                                     RealismConfig.parse(realism, "realism") if realism else None)
-    update_metadata(model, temperatures=temperatures)
+    update_metadata(model, output, temperatures=temperatures)
     return temperatures
 
 

@@ -26,7 +26,7 @@ class Resolution(Config):
     bulge_fraction: float = Field(0.10, gt=0, lt=1, description="of the particles; the halo has the rest")
     softening_stars: float = Field(0.25, gt=0, le=5, description="kpc, Plummer-equivalent")
     softening_halo: float = Field(0.55, gt=0, le=5, description="kpc, Plummer-equivalent")
-    opening_angle: float = Field(0.6, gt=0, le=1.2, description="of the tree")
+    opening_angle: float = Field(0.85, gt=0, le=1.2, description="of the tree")
     snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
     first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first snapshot kept")
     last_time: float = Field(500.0, gt=0, description="Myr since the first pericentre")

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from ..config import Config
 from ..errors import ConfigError, SimulationError
+from ..files import write_whole
 from .encounter import EncounterConfig, Resolution, simulate_to_file
 from .galaxy import GalaxyConfig
 
@@ -186,7 +187,7 @@ def run_suite(config: SuiteConfig, folder: str | Path, client) -> Iterator[tuple
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_another_suite(config, folder / "suite.json")
-        (folder / "suite.json").write_text(config.to_json())
+        write_whole(folder / "suite.json", config.to_json())
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     for stale in folder.glob(".*.tmp"):

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..config import Config
 from ..errors import ConfigError, DatasetError, ModelError
-from ..files import shipped
+from ..files import shipped, write_whole
 from ..image.realism import RealismConfig
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
@@ -110,7 +110,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
                               "raise epochs or choose another output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "recipe.json").write_text(config.to_json())
+        write_whole(output / "recipe.json", config.to_json())
     except OSError as error:
         raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
 
