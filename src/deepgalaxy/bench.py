@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import DeepGalaxyError
 
-__all__ = ["measure_inference", "measure_scaling", "bench_table"]
+__all__ = ["measure_inference", "measure_scaling", "bench_table", "hardware", "spread"]
 
 
 def measure_inference(model=None, library=None, runs: int = 5) -> dict:
@@ -64,10 +64,10 @@ def measure_inference(model=None, library=None, runs: int = 5) -> dict:
         "bench": "inference", "hardware": hardware(), "runs": runs,
         "work": "512 images of 128 px in batches of 128, frame to posterior to 5 neighbours; one 384 px PNG",
         "threads": torch.get_num_threads(),
-        "images_per_second": _spread(one, "images/s"), "images_per_second_8_views": _spread(eight, "images/s"),
-        "cold_seconds": _spread(cold, "s"), "warm_seconds": _spread(warm, "s"),
-        "simulation_seconds": _spread([encounter], "s"),
-        "speedup_over_simulation": _spread([encounter / per_image], "x"),
+        "images_per_second": spread(one, "images/s"), "images_per_second_8_views": spread(eight, "images/s"),
+        "cold_seconds": spread(cold, "s"), "warm_seconds": spread(warm, "s"),
+        "simulation_seconds": spread([encounter], "s"),
+        "speedup_over_simulation": spread([encounter / per_image], "x"),
         "snapshots_simulated": snapshots,
     }
 
@@ -108,11 +108,11 @@ def measure_scaling(workers: list[int], runs: int = 3, steps: int = 20, say=prin
         for kind in ("weak", "strong"):
             ratio = [r["images_per_second"] / n / (one["images_per_second"] / first)
                      for r, one in zip(rates.get((kind, n), []), rates.get((kind, first), []), strict=False)]
-            row[f"efficiency_{kind}"] = _spread(ratio, "1") if ratio else None
+            row[f"efficiency_{kind}"] = spread(ratio, "1") if ratio else None
             rate = [r["images_per_second"] for r in rates.get((kind, n), [])]
-            row[f"images_per_second_{kind}"] = _spread(rate, "images/s") if rate else None
-        row["input_wait"] = _spread([r["input_wait"] for r in rates["weak", n]], "of the time")
-        row["allreduce"] = _spread([r["allreduce"] for r in rates["weak", n]], "of the time, if not overlapped")
+            row[f"images_per_second_{kind}"] = spread(rate, "images/s") if rate else None
+        row["input_wait"] = spread([r["input_wait"] for r in rates["weak", n]], "of the time")
+        row["allreduce"] = spread([r["allreduce"] for r in rates["weak", n]], "of the time, if not overlapped")
         rows.append(row)
     return {"bench": "scaling", "hardware": hardware(), "runs": runs, "model": "mobilenetv4_conv_small, stride 16",
             "work": f"{steps} steps of training with realism, 160 px canvases; weak: 32 images per worker; "
@@ -157,7 +157,11 @@ def bench_table(result: dict):
     h = result["hardware"]
     table = Table("figure", "median", "min", "max", "unit", title=f"{result['bench']}: {h['processor']}, "
                   f"{h['cores']} cores{', ' + h['gpu'] if h['gpu'] else ''}", caption=result["work"])
-    rows = [("", result)] if "rows" not in result else [(f"{r['workers']} workers: ", r) for r in result["rows"]]
+    what = {"workers": "workers", "n_particles": "particles", "n_pixels": "px"}
+    rows = [("", result)]
+    for row in result.get("rows", []):
+        key = next(k for k in what if k in row)
+        rows.append((f"{row[key]} {what[key]}: ", row))
     for prefix, row in rows:
         for name, value in row.items():
             if isinstance(value, dict) and "median" in value:
@@ -165,7 +169,8 @@ def bench_table(result: dict):
     return table
 
 
-def _spread(values: list[float], unit: str) -> dict:
+def spread(values: list[float], unit: str) -> dict:
+    """Median and range of several runs."""
     return {"median": float(np.median(values)), "min": float(min(values)), "max": float(max(values)), "unit": unit}
 
 

@@ -30,9 +30,14 @@ JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help
 SchedulerOption = Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="of a Dask scheduler; "
                                                      "without it, a local cluster")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="processes of the local cluster")]
+PatienceOption = Annotated[float, typer.Option("--patience", metavar="SECONDS", min=0, help="without any worker, "
+                                               "before giving up")]
 KpcOption = Annotated[float | None, typer.Option("--kpc-per-pixel", help="of the picture as it is")]
 ArcsecOption = Annotated[float | None, typer.Option("--arcsec-per-pixel", help="needs --redshift")]
 RedshiftOption = Annotated[float | None, typer.Option("--redshift", help="with --arcsec-per-pixel or a FITS WCS")]
+MassOption = Annotated[float | None, typer.Option("--mass", help="of the stars of both galaxies, Msun: times are then "
+                                                  "in Myr of this system; needs the size of a pixel")]
+MassDexOption = Annotated[float | None, typer.Option("--mass-dex", help="error of --mass, in dex; 0.2 without it")]
 ExtOption = Annotated[str | None, typer.Option("--ext", help="extension of a FITS file, number or name")]
 
 
@@ -43,7 +48,10 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         # Outside of its standalone mode the parser returns the status of typer.Exit.
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == 130:  # what the parser makes of KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(status)
     except DeepGalaxyError as error:
         say(f"{type(error).__name__}: {error}")
         sys.exit(2)
@@ -58,9 +66,6 @@ def main() -> None:
             say(f"{error.format_message()} (see 'deepgalaxy --help')")
             sys.exit(2)
         raise
-    finally:
-        gc.freeze()  # else the interpreter looks through all of torch's objects on its way out: 0.6 s
-
 
 @contextmanager
 def _no_garbage():
@@ -76,19 +81,19 @@ def _no_garbage():
 def predict(images: Images, report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a "
             "page and a figure per image; without it, to deepgalaxy-report/")] = None,
             json_file: JsonOption = None, kpc_per_pixel: KpcOption = None, arcsec_per_pixel: ArcsecOption = None,
-            redshift: RedshiftOption = None, ext: ExtOption = None, model: ModelOption = None,
-            library: LibraryOption = None,
+            redshift: RedshiftOption = None, mass: MassOption = None, mass_dex: MassDexOption = None,
+            ext: ExtOption = None, model: ModelOption = None, library: LibraryOption = None,
             no_report: Annotated[bool, typer.Option("--no-report", help="only the table")] = False) -> None:
     """The main job: when they met, how heavy and large, from where we look, and the look-alikes."""
     with _no_garbage():
         from .inference.predictor import Scale, load
 
-        Scale(kpc_per_pixel, arcsec_per_pixel, redshift)  # bad usage ends here, before anything is loaded
+        Scale(kpc_per_pixel, arcsec_per_pixel, redshift, mass, mass_dex)  # bad usage ends here, before loading
         predictor = load(model, library)
     stories = []
     with progress("predict", len(images)) as advance:
         for story in predictor.predict_many(images, kpc_per_pixel=kpc_per_pixel, arcsec_per_pixel=arcsec_per_pixel,
-                                            redshift=redshift, ext=ext):
+                                            redshift=redshift, mass=mass, mass_dex=mass_dex, ext=ext):
             stories.append(story)
             if isinstance(story, tuple):
                 say(f"ImageError: {story[1]}")
@@ -140,17 +145,27 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
 @app.command(epilog="Example: deepgalaxy simulate recipes/shipped_suite.yaml -o runs/")
 def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
              output: Annotated[Path, typer.Option("-o", "--output", help="folder of encounter files")],
-             scheduler: SchedulerOption = None, workers: WorkersOption = None, json_file: JsonOption = None) -> None:
+             scheduler: SchedulerOption = None, workers: WorkersOption = None, patience: PatienceOption = 120,
+             gadget: Annotated[bool, typer.Option("--gadget", help="keep whole snapshots too, as Gadget-HDF5 in "
+                                                  "folders of their own")] = False,
+             device: Annotated[str, typer.Option("--device", help="cpu, or cuda: forces of all pairs on a GPU; on a "
+                                                 "cluster, one worker per GPU")] = "cpu",
+             json_file: JsonOption = None) -> None:
     """Encounters to snapshots: runs what is missing in the folder, and can be started again at any time."""
+    from .simulate.encounter import is_finished
+    from .simulate.gpu import require_device
     from .simulate.suite import SuiteConfig, dask_client, run_suite
 
+    if device != "cpu":
+        if scheduler is None:  # on a cluster, the workers have the GPUs
+            require_device(device)
+        workers = workers or 1
     config = SuiteConfig.from_yaml(suite)
     total = len(config.encounters())
+    missing = sum(not is_finished(e.name, output, gadget) for e in config.encounters())
     failed = {}
-    with dask_client(scheduler, workers) as client, progress("simulate", total) as advance:
-        missing = sum(not (output / f"{e.name}.h5").exists() for e in config.encounters())
-        advance(total - missing)
-        for name, error in run_suite(config, output, client):
+    with dask_client(scheduler, workers) as client, progress("simulate", total, total - missing) as advance:
+        for name, error in run_suite(config, output, client, patience, gadget, device):
             if error:
                 failed[name] = error
                 say(f"{name}: {error}")
@@ -160,7 +175,8 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
 
 
 @app.command(epilog="Example: deepgalaxy render runs/ -o suite.h5 --pixels 160")
-def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files")],
+def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files, or of your own snapshots with a "
+                                                "labels.csv")],
            output: Annotated[Path, typer.Option("-o", "--output", help="the data set, HDF5")],
            config: Annotated[Path | None, typer.Option("--config", help="YAML of the rendering")] = None,
            pixels: Annotated[int | None, typer.Option("--pixels", help="on a side")] = None,
@@ -183,11 +199,15 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files"
         options |= {"cameras": "cube"} if cameras == "cube" else {"cameras": "random", "n_cameras": cameras}
     tree |= {k: v for k, v in options.items() if v is not None}
     settings = RenderConfig.parse(tree, str(config or "options"))
-    total = len(encounter_files(runs))
+    total, failed = len(encounter_files(runs)), {}
     with dask_client(scheduler, workers) as client, progress("render", total) as advance:
-        for _ in build_dataset(runs, output, settings, client):
+        for name, error in build_dataset(runs, output, settings, client):
+            if error:
+                failed[name] = error
+                say(f"{name}: left out: {error}")
             advance()
-    _write_json(json_file, {"data": str(output), "encounters": total})
+    _write_json(json_file, {"data": str(output), "encounters": total, "failed": failed})
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command(epilog="Example: deepgalaxy check suite.h5")
@@ -309,6 +329,26 @@ def bench_scaling(workers: Annotated[list[int] | None, typer.Option("--workers",
     _show_bench(measure_scaling(workers or [1, 2], runs, steps, say), json_file)
 
 
+@bench_app.command("simulate", epilog="Example: deepgalaxy bench simulate --particles 16384 --particles 65536")
+def bench_simulate(particles: Annotated[list[int] | None, typer.Option("--particles", min=64, help="give it once per "
+                   "number of particles; without it, 16, 32, 65 and 131 thousand")] = None,
+                   json_file: JsonOption = None, runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
+    """Gravity: seconds per force evaluation and error of our tree, beside pytreegrav's where it is installed."""
+    from .bench_physics import measure_gravity
+
+    _show_bench(measure_gravity(particles or [16384, 32768, 65536, 131072], runs, say), json_file)
+
+
+@bench_app.command("render", epilog="Example: deepgalaxy bench render --pixels 128")
+def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", min=16, max=4096, help="give it once "
+                 "per size; without it, 128, 256, 512 and 2048")] = None,
+                 json_file: JsonOption = None, runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
+    """Pictures: seconds per image at several sizes, and per snapshot for the neighbours of its stars."""
+    from .bench_physics import measure_rendering
+
+    _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
+
+
 def _as_dict(story) -> dict:
     return {"image": story[0], "error": story[1]} if isinstance(story, tuple) else story.to_dict()
 
@@ -374,4 +414,5 @@ def _show_bench(result: dict, json_file: str | None) -> None:
 
 def _exit(stories) -> None:
     failed = sum(isinstance(s, tuple) for s in stories)
+    gc.freeze()  # else the interpreter looks through all of torch's objects on its way out: 0.6 s
     raise typer.Exit(0 if not failed else 2 if failed == len(stories) else 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Config
-from .errors import ConfigError
+from .errors import ConfigError, DatasetError
 from .image.render import RenderConfig
 from .progress import progress
 from .simulate.encounter import Resolution
@@ -102,7 +102,9 @@ def _simulate_and_render(suite: SuiteConfig, output: Path, part: str, client) ->
     if path.exists():
         return
     with progress(f"render {part}", len(encounters)) as advance:
-        for _ in build_dataset(runs, path, RenderConfig(n_pixels=128, n_cameras=12), client):
+        for name, error in build_dataset(runs, path, RenderConfig(n_pixels=128, n_cameras=12), client):
+            if error:
+                raise DatasetError(f"{name}: {error}")
             advance()
 
 

@@ -9,12 +9,13 @@ Every message names the argument or file, its value, what is allowed and what to
     ├── ImageError         a picture that cannot be read or holds nothing
     ├── DatasetError       a data set that is missing, broken or of another layout
     ├── ModelError         weights, checkpoints or backbones that do not fit
-    └── LibraryError       a library of reference images that is missing or broken
+    ├── LibraryError       a library of reference images that is missing or broken
+    └── ClusterError       the Dask scheduler or all of its workers are gone
 """
 
 __all__ = [
     "DeepGalaxyWarning", "DeepGalaxyError", "ConfigError", "SimulationError", "ViewError",
-    "ImageError", "DatasetError", "ModelError", "LibraryError",
+    "ImageError", "DatasetError", "ModelError", "LibraryError", "ClusterError",
 ]
 
 
@@ -52,3 +53,7 @@ class ModelError(DeepGalaxyError):
 
 class LibraryError(DeepGalaxyError):
     """A library of reference images that is missing or broken."""
+
+
+class ClusterError(DeepGalaxyError):
+    """The scheduler of a Dask cluster, or all of its workers, are gone."""

@@ -15,25 +15,25 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int):
-    """Yields advance(n=1), to be called as work gets done."""
+def progress(title: str, total: int, found: int = 0):
+    """Yields advance(n=1), to be called as work gets done; `found` was there before, and took no time."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=total)
+            task = bar.add_task(title, total=total, completed=found)
             yield lambda n=1: bar.advance(task, n)
         return
-    start, done, said = time.monotonic(), 0, time.monotonic()
+    start, done, said = time.monotonic(), found, time.monotonic()
 
     def advance(n: int = 1) -> None:
         nonlocal done, said
         done += n
         now = time.monotonic()
-        if now - said > 15 and done < total:
-            left = (now - start) / done * (total - done)
+        if now - said > 15 and found < done < total:
+            left = (now - start) / (done - found) * (total - done)
             say(f"{title}: {done}/{total}, {left:.0f} s left")
             said = now
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["G", "KM_S", "dynamical_time", "kpc_per_arcsec"]
+__all__ = ["G", "KM_S", "REFERENCE_LENGTH", "REFERENCE_STARS", "REFERENCE_TIME", "dynamical_time", "time_factor",
+           "kpc_per_arcsec"]
 
 #: Gravitational constant, kpc^3 / (Msun Myr^2) (CODATA 2018 and IAU 2015 nominal solar mass).
 G = 4.498502e-12
@@ -23,6 +24,17 @@ def dynamical_time(length: float, mass: float) -> float:
     times four, everything happens twice as fast and looks the same.
     """
     return math.sqrt(length**3 / (G * mass))
+
+
+#: The primary of the simulations: scale length of its disc, kpc; stars of disc and bulge, Msun; its clock, Myr (10.0).
+REFERENCE_LENGTH = 3.0
+REFERENCE_STARS = 6e10
+REFERENCE_TIME = dynamical_time(REFERENCE_LENGTH, REFERENCE_STARS)
+
+
+def time_factor(length: float, mass: float) -> float:
+    """By how much all times grow when all lengths and all masses are multiplied: sqrt(length^3 / mass)."""
+    return math.sqrt(length**3 / mass)
 
 
 def kpc_per_arcsec(redshift: float) -> float:

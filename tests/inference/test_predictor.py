@@ -16,7 +16,7 @@ from deepgalaxy.labels import LABELS, STAGES
 from deepgalaxy.units import kpc_per_arcsec
 
 KEYS = ["image", "model", "scale", "time_since_pericentre", "mass_ratio", "size_ratio", "view_inclination", "stage",
-        "familiarity", "flags", "matches"]
+        "familiarity", "flags", "matches", "clock"]
 FIELD, REDSHIFT = 90.0, 0.03
 
 
@@ -71,6 +71,24 @@ def test_json_has_the_keys_of_the_design(predictor, sky):
     assert len(answer["matches"]) == 5
     for match in answer["matches"]:
         assert list(match) == ["encounter", "time_myr", "mass_ratio", "size_ratio", "view", "distance"]
+
+
+def test_mass_sets_the_clock_and_nothing_else(loud, fits):
+    plain, heavy = (loud.predict(fits, redshift=REDSHIFT, **mass) for mass in ({}, {"mass": 6e11, "mass_dex": 0.1}))
+    assert plain.clock["basis"] == "reference" and heavy.clock["basis"] == "mass"
+    q, t = plain.properties["mass_ratio"]["p50"], plain.properties["time_since_pericentre"]["p50"]
+    spread = plain.properties["time_since_pericentre"]["p84"] - plain.properties["time_since_pericentre"]["p16"]
+    wanted = (6e10 * (1 + q) / 6e11) ** 0.5
+    assert heavy.properties["time_since_pericentre"]["p50"] == pytest.approx(t * wanted, abs=0.1 * spread)
+    for name in ("mass_ratio", "size_ratio", "view_inclination"):
+        assert heavy.properties[name] == plain.properties[name]
+    assert heavy.clock["time_in_dynamical_times"] == plain.clock["time_in_dynamical_times"]
+
+
+def test_mass_of_a_picture_without_a_scale_is_flagged(predictor, sky):
+    story = predictor.predict(sky, redshift=REDSHIFT, mass=1e11)
+    assert story.clock["basis"] == "reference"
+    assert any("redshift" in flag and "mass" in flag and "not used" in flag for flag in story.flags)
 
 
 def test_quantiles_are_ordered_and_inside_the_bins(loud, sky, fits):

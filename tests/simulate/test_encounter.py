@@ -61,7 +61,7 @@ def test_energy_and_angular_momentum_are_conserved(encounter):
 def test_first_pericentre_is_near_the_one_asked_for(encounter):
     p = encounter.parameters
     assert p["pericentre_requested"] == 8
-    assert p["pericentre_measured"] == pytest.approx(8, abs=5)  # haloes give way, 70 bulge stars jitter
+    assert p["pericentre_measured"] == pytest.approx(8, abs=6.5)  # haloes give way, 70 bulge stars jitter
     assert p["pericentre_time"] == pytest.approx(100, abs=20)
     assert encounter.separation.min() >= 0.9 * p["pericentre_measured"]
     assert abs(encounter.time[np.argmin(encounter.separation)]) <= 13

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from deepgalaxy.errors import ConfigError, SimulationError
+from deepgalaxy.simulate.encounter import Resolution
+from deepgalaxy.simulate.galaxy import GalaxyConfig
 from deepgalaxy.simulate.snapshot import Encounter
 from deepgalaxy.simulate.suite import SuiteConfig, dask_client, run_suite
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*_suite.yaml"))
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted([*FOLDER.glob("*_suite.yaml"), FOLDER / "gallery.yaml", FOLDER / "grid.yaml"])
 TINY = {"n_particles": 512, "snapshot_interval": 10.0, "first_time": -20.0, "last_time": 20.0}
 
 
@@ -106,6 +109,43 @@ def test_unknown_key_in_a_design_is_answered_with_the_keys_of_that_design():
 def test_grid_whose_names_collide_is_refused():
     with pytest.raises(ConfigError, match="mass_ratios"):
         SuiteConfig.parse({"design": {"kind": "grid", "mass_ratios": [0.251, 0.252]}}).encounters()
+
+
+def listed(*encounters, **suite):
+    return SuiteConfig.parse({"design": {"kind": "list", "encounters": list(encounters)}, **suite}, "suite")
+
+
+def test_listed_encounters_are_those_that_were_written_down():
+    suite = listed({"name": "first", "pericentre": 12.0, "seed": 4},
+                   {"name": "second", "mass_ratio": 0.4, "primary": {"toomre_q": 2.0},
+                    "resolution": {"n_particles": 1024}},
+                   resolution=TINY, primary={"disc_mass": 4e10})
+    first, second = suite.encounters()
+    assert (first.name, first.pericentre, first.seed) == ("first", 12.0, 4)
+    assert (first.resolution, first.primary) == (suite.resolution, suite.primary)
+    assert first.resolution.n_particles == 512 and first.primary.disc_mass == 4e10
+    # What an encounter brings of its own counts instead of the suite's, as a whole.
+    assert second.primary == GalaxyConfig(toomre_q=2.0)
+    assert second.resolution == Resolution(n_particles=1024)
+    assert second.mass_ratio == 0.4 and second.pericentre == first.model_fields["pericentre"].default
+    assert SuiteConfig.from_json(suite.to_json()) == suite
+    assert SuiteConfig.from_json(suite.to_json()).encounters() == suite.encounters()
+
+
+@pytest.mark.parametrize("encounters, key", [
+    ([], "encounters"),
+    ([{"pericentre": 3}], "name"),
+    ([{"name": "a"}, {"name": "a"}], "'a' stands twice"),
+    ([{"name": "a"}, {"name": "b", "pericenter": 3}], "unknown key 'design.list.encounters.1.pericenter'; allowed "
+                                                      "here:.*pericentre"),
+    ([{"name": "a", "mass_ratio": 9}], "mass_ratio"),
+    ([{"name": "a/b"}], "name"),
+    ([{"name": "a", "resolution": {"n_particle": 3}}], "n_particle"),
+])
+def test_mistake_in_a_list_of_encounters_is_one_line_that_names_it(encounters, key):
+    with pytest.raises(ConfigError, match=key) as caught:
+        listed(*encounters)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

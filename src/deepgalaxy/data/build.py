@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
-from ..errors import DatasetError
-from ..image.render import RenderConfig, render_encounter
+from ..cluster import LostWorkers, begin_task
+from ..errors import ClusterError, DatasetError, DeepGalaxyError
+from ..image.render import RenderConfig, n_cameras, render_encounter
+from ..simulate.labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
 from ..simulate.snapshot import Encounter
 from .reader import Dataset
 from .writer import DatasetWriter
 
 __all__ = ["encounter_files", "build_dataset"]
 
+_PIECE = 64 << 20  # bytes of pictures that a worker makes at once
+
 
 def encounter_files(folder: str | Path) -> list[Path]:
     """The encounter files of a folder, by name.
 
+    Where a file of labels lies beside a user's own snapshots, NAME.h5 "within" it stands for each encounter.
+
     Raises
     ------
     DatasetError
-        If there are none.
+        If there are none, or the labels are not sound.
     """
+    if (labels := labels_file(folder)) is not None:
+        return [labels / f"{name}.h5" for name in Labels(labels).names]
     files = sorted(Path(folder).glob("*.h5"))
     if not files:
-        raise DatasetError(f"{folder}: holds no encounter files (*.h5); make them with 'deepgalaxy simulate'")
+        raise DatasetError(f"{folder}: holds no encounter files (*.h5); make them with 'deepgalaxy simulate', or put "
+                           "a labels.csv beside snapshots of your own")
     return files
 
 
-def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, client=None) -> Iterator[str]:
+def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, client=None,
+                  ) -> Iterator[tuple[str, str | None]]:
     """Render all encounters of a folder into one data set; goes on where it was interrupted.
+
+    Pictures stream to the disk: at no time are more than about `_PIECE` bytes of them per worker in memory.
 
     Parameters
     ----------
@@ -37,22 +52,47 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
 
     Yields
     ------
-    name : of each encounter once it is in the file, those of an earlier run first.
+    (name, error) : of each encounter once it is in the file, those of an earlier run first; error is None, or one
+        line about an encounter that is left out because its file is damaged or its worker died.
     """
     files = encounter_files(folder)
-    if _is_finished(Path(path), files, config):
-        yield from (file.stem for file in files)
+    made_by = _made_by(folder, config)
+    if _is_finished(Path(path), files, made_by):
+        yield from ((file.stem, None) for file in files)
         return
-    with DatasetWriter(path, config.to_json()) as writer:
-        yield from sorted(writer.done)
+    with DatasetWriter(path, made_by) as writer:
+        yield from ((name, None) for name in sorted(writer.done))
         missing = [f for f in files if f.stem not in writer.done]
-        for encounter, cameras in _rendered(missing, config, client):
-            writer.write_encounter(encounter.name, encounter.parameters, cameras, encounter.stage,
-                                   encounter.separation)
-            yield encounter.name
+        for file, pieces in _rendered(missing, config, client):
+            yield file.stem, _write_pieces(writer, pieces, config)
 
 
-def _is_finished(path: Path, files: list[Path], config: RenderConfig) -> bool:
+def _write_pieces(writer: DatasetWriter, pieces, config: RenderConfig) -> str | None:
+    """Write the pieces of one encounter; one line if one of them could not be made."""
+    try:
+        first, encounter, cameras = next(pieces)
+        shape = (len(encounter.time), config.n_pixels, config.n_pixels)
+        with writer.encounter(encounter.name, encounter.parameters, len(cameras), shape, encounter.stage,
+                              encounter.separation) as write:
+            write(first, cameras)
+            for first, _, cameras in pieces:
+                write(first, cameras)
+    except _LeftOut as error:
+        return str(error)
+    finally:
+        pieces.close()
+    return None
+
+
+def _made_by(folder: str | Path, config: RenderConfig) -> str:
+    """JSON of what makes the data set: the rendering, and a user's own labels as they are now."""
+    labels = labels_file(folder)
+    if labels is None:
+        return config.to_json()
+    return json.dumps({**config.model_dump(mode="json"), "labels_sha256": Labels(labels).digest})
+
+
+def _is_finished(path: Path, files: list[Path], made_by: str) -> bool:
     """Does the data set hold these encounters already, photographed in this way?"""
     if not path.is_file() or path.with_name(path.name + ".partial").exists():
         return False
@@ -60,27 +100,64 @@ def _is_finished(path: Path, files: list[Path], config: RenderConfig) -> bool:
         dataset = Dataset(path)
     except DatasetError:
         return False
-    return dataset.config == config.to_json() and set(dataset.groups) == {file.stem for file in files}
+    return dataset.config == made_by and set(dataset.groups) == {file.stem for file in files}
 
 
-def _render_file(file: str, config_json: str):
-    encounter = Encounter.read(file)
-    cameras = render_encounter(encounter, RenderConfig.from_json(config_json))
-    encounter.positions = encounter.positions[:0]  # the pictures are enough to send back
-    return encounter, cameras
+class _LeftOut(Exception):
+    """An encounter that cannot be rendered, in one line."""
 
 
-def _rendered(files, config, client):
-    if client is None:
-        for file in files:
-            yield _render_file(str(file), config.to_json())
-        return
-    # A few more than there are workers are under way, so that memory holds few encounters at once.
-    waiting, running = list(files), []
-    ahead = 2 * max(1, len(client.scheduler_info()["workers"]))
-    while waiting or running:
-        while waiting and len(running) < ahead:
-            running.append(client.submit(_render_file, str(waiting.pop(0).resolve()), config.to_json(), pure=False))
-        future = running.pop(0)
-        yield future.result()
-        future.release()
+def _render_piece(file: str, config_json: str, first: int, n_snapshots: int):
+    encounter = _read(Path(file))
+    cameras = render_encounter(encounter, RenderConfig.from_json(config_json), first, n_snapshots)
+    return first, encounter.without_stars(), cameras  # the pictures are enough to send back
+
+
+def _read(file: Path) -> Encounter | LabelledEncounter:
+    """An encounter by its name from `encounter_files`."""
+    if file.parent.name in LABELS_NAMES and file.parent.is_file():
+        return _labels(file.parent, file.parent.stat().st_mtime_ns).encounter(file.stem)
+    return Encounter.read(file)
+
+
+@lru_cache(maxsize=1)
+def _labels(path: Path, _changed: int) -> Labels:
+    """Read once per worker, not once per piece."""
+    return Labels(path)
+
+
+def _rendered(files: list[Path], config: RenderConfig, client):
+    """(file, its pieces in order), one file after the other."""
+    n_snapshots = max(1, _PIECE // (n_cameras(config) * config.n_pixels**2 * 2))
+    # A few more than there are workers are under way, so that memory holds few pieces at once.
+    ahead = 2 * max(1, len(client.scheduler_info()["workers"])) if client is not None else 1
+
+    def begin(file: Path, first: int):
+        """Start a piece; what comes back waits for it."""
+        arguments = str(file.resolve()), config.to_json(), first, n_snapshots
+        if client is None:
+            return lambda: _render_piece(*arguments)
+        return begin_task(client, _render_piece, *arguments)
+
+    def pieces(file: Path, piece):
+        try:
+            first, encounter, cameras = piece()
+            yield first, encounter, cameras
+            rest, running = deque(range(n_snapshots, len(encounter.time), n_snapshots)), deque()
+            while rest or running:
+                while rest and len(running) < ahead:
+                    running.append(begin(file, rest.popleft()))
+                yield running.popleft()()
+        except LostWorkers as error:
+            raise _LeftOut(f"{file.name}: {error}, of memory perhaps; try fewer --workers or fewer pixels") from None
+        except ClusterError:
+            raise
+        except DeepGalaxyError as error:
+            raise _LeftOut(f"{type(error).__name__}: {error}") from None
+
+    waiting, begun = deque(files), deque()
+    while waiting or begun:
+        while waiting and len(begun) < ahead:
+            begun.append((waiting[0], begin(waiting.popleft(), 0)))
+        file, piece = begun.popleft()
+        yield file, pieces(file, piece)

@@ -59,6 +59,8 @@ def held_out_dataset() -> Path:
                     raise DatasetError(f"held-out {encounter} failed: {error}")
                 advance()
         with progress("render", encounters) as advance:
-            for _ in build_dataset(folder / "runs", path, config.render, client):
+            for encounter, error in build_dataset(folder / "runs", path, config.render, client):
+                if error:
+                    raise DatasetError(f"held-out {encounter} failed: {error}")
                 advance()
     return path

@@ -1,21 +1,17 @@
 """Write the file of images: whole or not at all, and resumable encounter by encounter.
 
-The file grows as `suite.h5.partial` and gets its name at the end. HDF5 has no transactions: when the
-links of one encounter were flushed straight to the disk in a loop, 2 of 100 kills left a file that
-could not be listed, and all was lost. Hence `_Journal`, which changes nothing that is already on the
-disk but in one step that is undone or done again after a kill.
+The file grows as `suite.h5.partial` and gets its name at the end. `Journal` changes nothing that is
+already on the disk but in one step that is undone or done again after a kill. Images go to the disk as
+they come, so that memory never holds more than a few.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
-import struct
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +20,15 @@ import numpy as np
 
 from ..errors import DatasetError, DeepGalaxyWarning
 from . import schema
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None
+from .journal import DISK_ERRORS, Journal, journal_path, sync_folder
 
 __all__ = ["CameraImages", "DatasetWriter", "write_dummy_dataset"]
 
 # v108 has checksums on its metadata, unlike the oldest format. v110 marks a file as "open for write":
 # killed 15 times in mid-write, 15 times HDF5 refused it for good.
 _LIBVER = ("v108", "v110")
-_SLACK = 1 << 20  # bytes kept free for the metadata of one group
 #: What h5py raises when it reads a damaged file.
 _ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
-_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
 
 @dataclass
@@ -83,7 +73,7 @@ class DatasetWriter:
         self._source = schema.one_line(path)
         self._config = config_json
         self._file: h5py.File | None = None
-        self._journal: _Journal | None = None
+        self._journal: Journal | None = None
         if not self.path.parent.is_dir():
             raise DatasetError(f"{self._source}: the folder does not exist; make it first")
         if self.path.is_dir():
@@ -112,7 +102,7 @@ class DatasetWriter:
             self._file.close()
             self._journal.commit()
             os.replace(self.partial, self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except (OSError, RuntimeError, ValueError) as error:
             raise self._error(error) from None
         finally:
@@ -129,7 +119,17 @@ class DatasetWriter:
 
     def write_encounter(self, name: str, attributes: dict, cameras: Sequence[CameraImages],
                         stage: np.ndarray, separation: np.ndarray) -> None:
-        """Write one encounter, whole and synced to the disk when this returns.
+        """Write one encounter, whole and synced to the disk when this returns; for the arguments see `encounter`."""
+        shape = np.shape(cameras[0].images) if len(cameras) else ()
+        if len(shape) == 3:
+            self._check_cameras(f"{self._source}: group {schema.one_line(name)}", cameras, len(cameras), 0, shape)
+        with self.encounter(name, attributes, len(cameras), shape, stage, separation) as write:
+            write(0, cameras)
+
+    @contextmanager
+    def encounter(self, name: str, attributes: dict, n_cameras: int, shape: tuple[int, int, int], stage: np.ndarray,
+                  separation: np.ndarray) -> Iterator[Callable[[int, Sequence[CameraImages]], None]]:
+        """Write one encounter piece by piece; it is whole and synced to the disk at the end of the block.
 
         Parameters
         ----------
@@ -137,33 +137,54 @@ class DatasetWriter:
             Of the group: letters, digits and ``_ . + -``.
         attributes : dict
             Scalars; mass_ratio, size_ratio and pericentre (kpc) must be among them.
-        cameras : sequence of CameraImages
-            At least one; all of the same T, H and W.
+        n_cameras : int
+            At least one.
+        shape : (T, H, W)
+            Of the images of one camera.
         stage : uint8, shape (T,)
             Index into `schema.STAGES`.
         separation : shape (T,)
             Of the two nuclei, kpc.
 
+        Yields
+        ------
+        write : takes the number of a snapshot, and for every camera what it saw from there on.
+
         Raises
         ------
         DatasetError
-            If a value is not allowed, the name is taken or the disk is full.
+            If a value is not allowed, a snapshot is missing, the name is taken or the disk is full.
         """
-        self._check(name, attributes, cameras, stage, separation)
+        where = f"{self._source}: group {schema.one_line(name)}"
+        self._check(where, name, attributes, n_cameras, shape, stage, separation)
+        n = shape[0]
+        times, pixel_scale = np.full((2, n_cameras, n), np.nan, np.float32)
+        view = np.full((n_cameras, n, 3), np.nan, np.float32)
+
+        def write(first: int, cameras: Sequence[CameraImages]) -> None:
+            self._check_cameras(where, cameras, n_cameras, first, shape)
+            here = slice(first, first + len(cameras[0].times))
+            for c, camera in enumerate(cameras):
+                group[schema.images_name(c)][here] = np.asarray(camera.images, np.float16)[..., None]
+                times[c, here], pixel_scale[c, here], view[c, here] = camera.times, camera.pixel_scale, camera.view
+
         try:
-            self._journal.reserve(sum(2 * np.size(camera.images) + 4096 * len(camera.times)
-                                      for camera in cameras))
+            self._journal.reserve(n_cameras * (2 * int(np.prod(shape)) + 4096 * n))
             group = self._file.create_group(name)
             for key, value in {**attributes, "quantity": schema.LOG_SURFACE_DENSITY}.items():
                 _set(group, key, value)
-            for c, camera in enumerate(cameras):
-                images = np.asarray(camera.images, np.float16)[..., None]
+            for c in range(n_cameras):
                 # A chunk that got lost is then read as NaN, which nobody takes for an empty sky.
-                group.create_dataset(schema.images_name(c), data=images, chunks=(1, *images.shape[1:]),
+                group.create_dataset(schema.images_name(c), (*shape, 1), np.float16, chunks=(1, *shape[1:], 1),
                                      fletcher32=True, fillvalue=np.nan)
-                _table(group, f"t_myr_camera_{c:02d}", camera.times, np.float32)
-                _table(group, f"pixel_scale_camera_{c:02d}", camera.pixel_scale, np.float32)
-                _table(group, f"view_camera_{c:02d}", camera.view, np.float32)
+            yield write
+            missing = np.flatnonzero(np.isnan(times).any(axis=0))
+            if len(missing):
+                raise DatasetError(f"{where}: snapshot {missing[0]} was not written; write all {n}")
+            for c in range(n_cameras):
+                _table(group, f"t_myr_camera_{c:02d}", times[c], np.float32)
+                _table(group, f"pixel_scale_camera_{c:02d}", pixel_scale[c], np.float32)
+                _table(group, f"view_camera_{c:02d}", view[c], np.float32)
             _table(group, "stage", stage, np.uint8)
             _table(group, "separation", separation, np.float32)
             group.attrs["complete"] = True
@@ -172,10 +193,13 @@ class DatasetWriter:
         except (OSError, RuntimeError, ValueError) as error:
             self.close()
             raise self._error(error) from None
+        except BaseException:
+            with suppress(Exception):  # others can still be written
+                del self._file[name]
+            raise
         self.done.add(name)
 
-    def _check(self, name, attributes, cameras, stage, separation) -> None:
-        where = f"{self._source}: group {schema.one_line(name)}"
+    def _check(self, where, name, attributes, n_cameras, shape, stage, separation) -> None:
         if self._file is None:
             raise DatasetError(f"{where}: the writer is closed; open a new one, it goes on")
         if not schema.ENCOUNTER_NAME.fullmatch(name):
@@ -191,15 +215,24 @@ class DatasetWriter:
             if not scalar or key in ("complete", "quantity"):
                 raise DatasetError(f"{where}: attribute '{key}' must be a number, a text or a truth "
                                    f"value and not one of the writer's own, got {type(value).__name__}")
-        if not cameras or np.ndim(cameras[0].images) != 3 or 0 in np.shape(cameras[0].images):
+        if n_cameras < 1 or len(shape) != 3 or 0 in shape:
             raise DatasetError(f"{where}: needs at least one camera with images (T, H, W)")
-        shape = np.shape(cameras[0].images)
-        arrays = [("stage", stage, shape[:1]), ("separation", separation, shape[:1])]
+        self._check_arrays(where, [("stage", stage, shape[:1]), ("separation", separation, shape[:1])])
+
+    def _check_cameras(self, where, cameras, n_cameras, first, shape) -> None:
+        if len(cameras) != n_cameras:
+            raise DatasetError(f"{where}: got {len(cameras)} cameras, {n_cameras} were announced")
+        n = len(cameras[0].times)
+        if not 0 <= first <= first + n <= shape[0]:
+            raise DatasetError(f"{where}: snapshots {first} to {first + n - 1} do not exist, there are {shape[0]}")
         for c, camera in enumerate(cameras):
-            arrays += [(f"images of camera {c}", camera.images, shape),
-                       (f"times of camera {c}", camera.times, shape[:1]),
-                       (f"pixel_scale of camera {c}", camera.pixel_scale, shape[:1]),
-                       (f"view of camera {c}", camera.view, (shape[0], 3))]
+            self._check_arrays(where, [(f"images of camera {c}", camera.images, (n, *shape[1:])),
+                                       (f"times of camera {c}", camera.times, (n,)),
+                                       (f"pixel_scale of camera {c}", camera.pixel_scale, (n,)),
+                                       (f"view of camera {c}", camera.view, (n, 3))])
+
+    @staticmethod
+    def _check_arrays(where, arrays) -> None:
         for what, values, wanted in arrays:
             if np.shape(values) != wanted:
                 raise DatasetError(f"{where}: {what} must have shape {wanted}, got {np.shape(values)}")
@@ -208,7 +241,7 @@ class DatasetWriter:
 
     def _resume(self) -> bool:
         """Go on with the partial file; False if it is unreadable and was set aside."""
-        self._journal = _Journal(self.partial)
+        self._journal = Journal(self.partial)
         try:
             self._journal.recover()
             self._file = h5py.File(self._journal, "r+", libver=_LIBVER)
@@ -224,7 +257,7 @@ class DatasetWriter:
             self._file.flush()
             self._journal.commit()
         except _ERRORS as error:
-            if getattr(error, "errno", None) in _DISK_ERRORS:
+            if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
             self.close()
             self.done = set()
@@ -249,13 +282,13 @@ class DatasetWriter:
         from .. import __version__
 
         if self.partial.exists():
-            _Journal(self.partial).close()  # refuses if another process writes it
+            Journal(self.partial).close()  # refuses if another process writes it
             self.partial.unlink()
-        _journal_path(self.partial).unlink(missing_ok=True)
+        journal_path(self.partial).unlink(missing_ok=True)
         new = self.partial.with_name(f"{self.partial.name}.{os.getpid()}.new")
         try:
             new.touch()
-            self._journal = _Journal(new)
+            self._journal = Journal(new)
             self._journal.reserve(len(self._config))
             with h5py.File(self._journal, "w", libver=_LIBVER) as f:
                 header = {"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION,
@@ -268,7 +301,7 @@ class DatasetWriter:
             os.replace(new, self.partial)
         finally:
             new.unlink(missing_ok=True)
-        self._journal = _Journal(self.partial)
+        self._journal = Journal(self.partial)
         self._file = h5py.File(self._journal, "r+", libver=_LIBVER)
 
     def _error(self, error: Exception) -> DatasetError:
@@ -278,154 +311,6 @@ class DatasetWriter:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         return DatasetError(f"{self._source}: cannot be written ({schema.one_line(reason)}); free space or "
                             "choose another folder and start again, finished encounters are kept")
-
-
-class _Journal:
-    """A file for h5py whose committed bytes change only in `commit`, all of them or none.
-
-    New bytes go to the end of the file at once; changes of old ones wait in memory. `commit` writes
-    them to a journal beside the file, then to the file, then removes the journal. After a kill the file
-    is as it was at the last commit (with a tail that is cut off), or the journal is whole and applied.
-    """
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._journal = _journal_path(path)
-        self._changes: dict[tuple[int, int], bytes] = {}  # (offset, length) -> bytes, oldest first
-        self._position = 0
-        self._descriptor = os.open(path, os.O_RDWR)
-        try:
-            self._lock()
-        except BaseException:
-            self.close()
-            raise
-        header = os.pread(self._descriptor, 36, 0)
-        # Superblock 2: the end of the file as HDF5 knows it. What lies behind was not committed.
-        known = len(header) == 36 and header[:9] == b"\x89HDF\r\n\x1a\n\x02"
-        size = os.fstat(self._descriptor).st_size
-        self._committed = self._size = min(size, int.from_bytes(header[28:], "little")) if known else size
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            return
-        mine, now = os.fstat(self._descriptor), os.stat(self._path)
-        if (mine.st_dev, mine.st_ino) != (now.st_dev, now.st_ino):
-            raise BlockingIOError(errno.EAGAIN, "renamed by its writer")
-
-    def recover(self) -> None:
-        """Apply the journal of a commit that was cut short, if it is whole."""
-        with suppress(FileNotFoundError):
-            blob = self._journal.read_bytes()
-            if hashlib.sha256(blob[32:]).digest() == blob[:32]:
-                self._size, offset = struct.unpack_from("<Q", blob, 32)[0], 40
-                while offset < len(blob):
-                    start, length = struct.unpack_from("<QQ", blob, offset)
-                    self._changes[start, length] = blob[offset + 16:offset + 16 + length]
-                    offset += 16 + length
-                self._apply()
-            self._journal.unlink()
-
-    def commit(self) -> None:
-        os.fsync(self._descriptor)
-        if self._changes or self._size != self._committed:
-            body = struct.pack("<Q", self._size) + b"".join(
-                struct.pack("<QQ", *key) + data for key, data in self._changes.items())
-            try:
-                with open(self._journal, "wb") as f:
-                    f.write(hashlib.sha256(body).digest() + body)
-                    f.flush()
-                    os.fsync(f.fileno())
-            except OSError:
-                self._journal.unlink(missing_ok=True)
-                raise
-            self._apply()
-            self._journal.unlink()
-
-    def _apply(self) -> None:
-        for (start, _), data in self._changes.items():
-            self._pwrite(data, start)
-        os.ftruncate(self._descriptor, self._size)
-        os.fsync(self._descriptor)
-        self._committed = self._size
-        self._changes.clear()
-
-    def reserve(self, n_bytes: int) -> None:
-        """Take space now: on a full disk HDF5 fails late, and crashes when it closes the file."""
-        if not hasattr(os, "posix_fallocate"):  # macOS
-            return
-        try:
-            os.posix_fallocate(self._descriptor, self._size, n_bytes + _SLACK)
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
-            if error.errno in _DISK_ERRORS:
-                raise
-
-    def close(self) -> None:
-        """Forget what was not committed."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = None
-
-    def _pwrite(self, data: bytes, offset: int) -> None:
-        view = memoryview(data).cast("B")
-        while len(view):
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
-
-    # What h5py asks of a file
-
-    def write(self, data: bytes) -> int:
-        view, start = memoryview(data).cast("B"), self._position
-        n_old = min(max(self._committed - start, 0), len(view))
-        if n_old:
-            self._changes.pop((start, n_old), None)  # the newest goes last
-            self._changes[start, n_old] = bytes(view[:n_old])
-        self._pwrite(view[n_old:], start + n_old)
-        self._position += len(view)
-        self._size = max(self._size, self._position)
-        return len(view)
-
-    def readinto(self, buffer: memoryview) -> int:
-        view, start = memoryview(buffer).cast("B"), self._position
-        stored = os.pread(self._descriptor, len(view), start)
-        view[:len(stored)] = stored
-        view[len(stored):] = bytes(len(view) - len(stored))
-        for (offset, length), data in self._changes.items():
-            low, high = max(offset, start), min(offset + length, start + len(view))
-            if low < high:
-                view[low - start:high - start] = data[low - offset:high - offset]
-        self._position += len(view)
-        return len(view)
-
-    def read(self, n_bytes: int) -> bytes:
-        buffer = bytearray(n_bytes)
-        self.readinto(buffer)
-        return bytes(buffer)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = origin + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def truncate(self, size: int) -> int:
-        self._size = size  # on the disk with the next commit
-        return size
-
-    def flush(self) -> None:
-        """Nothing: a flush of HDF5 is no commit."""
-
-
-def _journal_path(partial: Path) -> Path:
-    return partial.with_name(partial.name + ".journal")
 
 
 def write_dummy_dataset(path: str | Path, n_encounters: int = 2, n_snapshots: int = 3, n_cameras: int = 2,
@@ -499,12 +384,3 @@ def _set(target: h5py.Group, key: str, value: object) -> None:
         target.attrs.create(key, np.bytes_(data), dtype=h5py.string_dtype("utf-8", max(len(data), 1)))
     else:
         target.attrs[key] = value
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -13,9 +13,10 @@ from ..config import Config
 from ..data.writer import CameraImages
 from ..errors import ViewError
 from ..simulate.snapshot import Encounter
+from .neighbours import neighbour_distances
 from .view import View, cube_views, random_views
 
-__all__ = ["RenderConfig", "smoothing_lengths", "render", "render_encounter", "field_of_view_by_content"]
+__all__ = ["RenderConfig", "smoothing_lengths", "render", "n_cameras", "render_encounter", "field_of_view_by_content"]
 
 #: Msun/kpc^2 that counts as visible when a field of view is chosen: about 25 mag/arcsec^2.
 _VISIBLE = 1e6
@@ -36,9 +37,7 @@ class RenderConfig(Config):
 
 def smoothing_lengths(positions, n_neighbours: int = 24) -> np.ndarray:
     """Distance (N,) in kpc to the n-th nearest star, in space."""
-    from scipy.spatial import cKDTree
-
-    return cKDTree(positions).query(positions, k=[min(n_neighbours, len(positions))])[0][:, 0]
+    return neighbour_distances(positions, n_neighbours)
 
 
 def render(positions, masses, view: View, n_pixels: int, field_of_view: float, smoothing=None,
@@ -134,25 +133,37 @@ def field_of_view_by_content(sky, masses, margin: float = 2.0, n: int = 64, exte
     return centre, float(np.clip(2 * margin * radius, 30.0, 300.0))
 
 
-def render_encounter(encounter: Encounter, config: RenderConfig) -> list[CameraImages]:
-    """All pictures of one encounter, as log10 surface density (0 where there is no light)."""
-    n_times, n = len(encounter.time), config.n_pixels
+def n_cameras(config: RenderConfig) -> int:
+    """How many pictures are taken of every snapshot."""
+    return 14 if config.cameras == "cube" else config.n_cameras
+
+
+def render_encounter(encounter: Encounter, config: RenderConfig, first: int = 0, n_snapshots: int | None = None,
+                     ) -> list[CameraImages]:
+    """Pictures of one encounter, as log10 surface density (0 where there is no light).
+
+    Parameters
+    ----------
+    first, n_snapshots : which snapshots; all without them. The pictures do not depend on how they are divided.
+    """
+    stop = len(encounter.time) if n_snapshots is None else min(first + n_snapshots, len(encounter.time))
     # The encounter's name seeds its directions, so that a suite can be rendered in any order.
     rng = np.random.default_rng([config.seed, zlib.crc32(encounter.name.encode())])
-    cube = config.cameras == "cube"
-    n_cameras = 14 if cube else config.n_cameras
-    images = np.zeros((n_cameras, n_times, n, n), np.float16)
-    pixel_scale = np.zeros((n_cameras, n_times), np.float32)
-    direction = np.zeros((n_cameras, n_times, 3), np.float32)
-    masses = encounter.masses.astype(np.float64)
-    for t in range(n_times):
-        positions = encounter.positions[t] - np.median(encounter.positions[t], axis=0)
-        smoothing = smoothing_lengths(positions, config.n_neighbours)
-        for c, view in enumerate(cube_views() if cube else random_views(n_cameras, rng)):
+    views = [cube_views() if config.cameras == "cube" else random_views(config.n_cameras, rng) for _ in range(stop)]
+    n, shape = config.n_pixels, (n_cameras(config), stop - first)
+    images = np.zeros((*shape, n, n), np.float16)
+    pixel_scale, direction = np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32)
+    for i, t in enumerate(range(first, stop)):
+        positions, masses, smoothing = encounter.stars(t)
+        positions, masses = positions - np.median(positions, axis=0), masses.astype(np.float64)
+        if smoothing is None:
+            smoothing = smoothing_lengths(positions, config.n_neighbours)
+        for c, view in enumerate(views[t]):
             centre, field = np.zeros(2), config.field_of_view
             if field is None:
                 centre, field = field_of_view_by_content(positions @ view.rotation[:2].T, masses)
             image = render(positions, masses, view, n, field, smoothing, centre)
-            images[c, t] = np.log10(np.maximum(image, 1.0))
-            pixel_scale[c, t], direction[c, t] = field / n, view.unit
-    return [CameraImages(images[c], encounter.time, pixel_scale[c], direction[c]) for c in range(n_cameras)]
+            images[c, i] = np.log10(np.maximum(image, 1.0))
+            pixel_scale[c, i], direction[c, i] = field / n, view.unit
+    return [CameraImages(images[c], encounter.time[first:stop], pixel_scale[c], direction[c])
+            for c in range(len(images))]

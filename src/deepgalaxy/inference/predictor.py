@@ -17,6 +17,7 @@ from ..labels import LABELS
 from ..models.weights import Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
+from .clock import set_clock
 from .posterior import distributions, summarise, views_of
 from .story import QUANTILES, Story
 
@@ -28,20 +29,32 @@ _FRAME_KPC = (25.0, 450.0)
 
 @dataclass(frozen=True)
 class Scale:
-    """What is known about the size of a pixel.
+    """What is known about the size of a pixel and the mass of the system.
 
-    kpc_per_pixel alone, or redshift with arcsec_per_pixel (or with the picture's own WCS).
+    kpc_per_pixel alone, or redshift with arcsec_per_pixel (or with the picture's own WCS); mass is that of the stars
+    of both galaxies, Msun, with the standard deviation of its decimal logarithm.
     """
 
     kpc_per_pixel: float | None = None
     arcsec_per_pixel: float | None = None
     redshift: float | None = None
+    mass: float | None = None
+    mass_dex: float | None = None
 
     def __post_init__(self):
-        for name, high in (("kpc_per_pixel", 1e3), ("arcsec_per_pixel", 3600), ("redshift", 20)):
+        for name, high in (("kpc_per_pixel", 1e3), ("arcsec_per_pixel", 3600), ("redshift", 20), ("mass", 1e14)):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and 0 < value <= high):
                 raise ConfigError(f"{name} must be in (0, {high:g}], got {value:g}")
+        if self.mass_dex is not None and not (np.isfinite(self.mass_dex) and 0 <= self.mass_dex <= 2):
+            raise ConfigError(f"mass_dex must be in [0, 2], got {self.mass_dex:g}")
+        if self.mass_dex is not None and self.mass is None:
+            raise ConfigError(f"mass_dex = {self.mass_dex:g}: is the error of mass; give mass too")
+        if self.mass is not None and self.mass < 1e6:
+            raise ConfigError(f"mass = {self.mass:g}: must be at least 1e6 Msun, of the stars of both galaxies")
+        if self.mass is not None and self.kpc_per_pixel is None and self.redshift is None:
+            raise ConfigError(f"mass = {self.mass:g}: needs the size of a pixel too (kpc_per_pixel or redshift), "
+                              "because times go with the square root of size^3 / mass")
         if self.arcsec_per_pixel is not None and self.redshift is None:
             raise ConfigError(f"arcsec_per_pixel = {self.arcsec_per_pixel:g}: needs redshift too, to become kpc")
         if self.kpc_per_pixel is not None and (self.arcsec_per_pixel is not None or self.redshift is not None):
@@ -93,13 +106,16 @@ class Predictor:
         self._temperatures = weights.metadata.get("temperatures", {})
 
     def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
-                redshift: float | None = None, ext: int | str | None = None, n_matches: int = 5) -> Story:
+                redshift: float | None = None, mass: float | None = None, mass_dex: float | None = None,
+                ext: int | str | None = None, n_matches: int = 5) -> Story:
         """The story of one picture.
 
         Parameters
         ----------
         image : a path (FITS, PNG, JPEG, TIFF), an array (see `reader.from_array`) or a Picture.
         kpc_per_pixel, arcsec_per_pixel, redshift : of the picture as read, see `Scale`.
+        mass, mass_dex : of the stars of both galaxies, Msun, and its error (0.2 if not given): times then are in Myr
+            of this system, otherwise in Myr of the simulated primary; see `Story.clock`.
         ext : extension of a FITS file.
 
         Raises
@@ -109,7 +125,7 @@ class Predictor:
         ConfigError
             If the scale makes no sense.
         """
-        scale = Scale(kpc_per_pixel, arcsec_per_pixel, redshift)
+        scale = Scale(kpc_per_pixel, arcsec_per_pixel, redshift, mass, mass_dex)
         if isinstance(image, Picture):
             picture = image
         elif isinstance(image, np.ndarray):
@@ -125,6 +141,9 @@ class Predictor:
         log_scale = torch.tensor([np.log10(side / 100) if side else np.nan], dtype=torch.float32)
         probability, mu = distributions(self.weights.model, frame, log_scale, self._temperatures, self.n_views)
         properties, stage, curves = summarise(probability, 0, QUANTILES)
+        flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side, properties)
+        clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
+                          0.2 if mass_dex is None else mass_dex)
         z = mu[:, 0].numpy()
         matches, familiarity = [], float("nan")
         if self.library is not None:
@@ -134,8 +153,7 @@ class Predictor:
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
             properties=properties, stage=stage, familiarity=familiarity,
-            flags=picture.flags + _scale_flags(kpc, redshift) + _flags(framing, side, familiarity, properties),
-            matches=matches,
+            flags=flags + _familiarity_flags(familiarity), matches=matches, clock=clock,
             distributions=curves, z=z[0], display=picture.display,
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy())
         with torch.inference_mode():
@@ -174,10 +192,16 @@ class Predictor:
         return probability, mu[0].numpy()
 
 
-def _scale_flags(kpc: float | None, redshift: float | None) -> list[str]:
+def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) -> list[str]:
     if kpc is None and redshift is not None:
-        return [f"the redshift {redshift:g} is not used: the picture says no pixel scale; give --arcsec-per-pixel"]
+        unused = f"the redshift {redshift:g}" + (f" and the mass {mass:g}" if mass is not None else "")
+        verb = "is" if mass is None else "are"
+        return [f"{unused} {verb} not used: the picture says no pixel scale; give --arcsec-per-pixel"]
     return []
+
+
+def _familiarity_flags(familiarity: float) -> list[str]:
+    return ["unlike anything simulated here: do not trust the numbers"] if familiarity < 0.02 else []
 
 
 def _name(image) -> str:
@@ -186,7 +210,7 @@ def _name(image) -> str:
     return image.name if isinstance(image, Picture) else str(image)
 
 
-def _flags(framing: Framing, side: float | None, familiarity: float, properties: dict) -> list[str]:
+def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
     flags = []
     if not framing.found[0]:
         flags.append("no light stands out of the background: the whole picture was taken")
@@ -198,8 +222,6 @@ def _flags(framing: Framing, side: float | None, familiarity: float, properties:
     if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
         flags.append(f"the framed light spans {side:.0f} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
                      f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale")
-    if familiarity < 0.02:
-        flags.append("unlike anything simulated here: do not trust the numbers")
     label = LABELS[0]
     p = properties[label.name]
     if p["p95"] - p["p05"] > 0.6 * (label.high - label.low):

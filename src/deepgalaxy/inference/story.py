@@ -46,6 +46,7 @@ class Story:
     familiarity: float  #: fraction of observed images of unseen encounters that are less usual than this one
     flags: list[str]
     matches: list[Match]
+    clock: dict = field(default_factory=dict)  #: what the Myr hold for, see `clock.set_clock`
     distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
     z: np.ndarray = field(repr=False, default=None)  #: (latent_size,) the latent vector
     display: np.ndarray = field(repr=False, default=None)  #: (H, W, 3) uint8, y downwards: the picture as read
@@ -57,4 +58,4 @@ class Story:
         """What `--json` holds."""
         return {"image": self.image, "model": self.model, "scale": self.scale, **self.properties,
                 "stage": self.stage, "familiarity": self.familiarity, "flags": self.flags,
-                "matches": [match.to_dict() for match in self.matches]}
+                "matches": [match.to_dict() for match in self.matches], "clock": self.clock}

@@ -98,13 +98,18 @@ def familiarity_sentence(familiarity: float) -> str:
     return f"{word.capitalize()}: {share} of mock observations of other encounters are less usual.{advice}"
 
 
-def scale_sentence(scale: dict) -> str:
+def scale_sentence(scale: dict, clock: dict | None = None) -> str:
     """Where the physical scale is from, and what the times hold for."""
-    value = scale.get("kpc_per_pixel")
+    value, clock = scale.get("kpc_per_pixel"), clock or {}
+    known = {"given": "as given", "wcs": "from the file's coordinates"}.get(scale.get("source"), "estimated")
+    if clock.get("basis") == "mass":
+        return (f"Scale {value:.3g} kpc per pixel, {known}; times are in Myr of this system, for "
+                f"{clock['stellar_mass']:.2g} Msun of stars in both galaxies (± {clock['stellar_mass_dex']:.2g} dex); "
+                "the matches keep the times of their simulations.")
+    ticks = f"; the dynamical time of its disc is {clock['dynamical_time_myr']:.0f} Myr" if clock else ""
     if value is None:
-        return "No physical scale given: times are for a primary like the Milky Way in mass and size."
-    source = {"given": "as given", "wcs": "from the file's coordinates"}.get(scale.get("source"), "estimated")
-    return f"Scale {value:.3g} kpc per pixel, {source}; times are for a primary of the Milky Way's mass."
+        return f"No physical scale given: times are for a primary like the Milky Way in mass and size{ticks}."
+    return f"Scale {value:.3g} kpc per pixel, {known}; times are for a primary of the Milky Way's mass{ticks}."
 
 
 def headline(story) -> str:

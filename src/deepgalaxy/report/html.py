@@ -139,7 +139,7 @@ def _entry(story: Story, figure: str) -> dict:
         "stages": [(name, percent(p), f"{100 * p:.1f}", p == probability) for name, p in story.stage.items()],
         "familiarity": familiarity_word(story.familiarity), "familiarity_percent": percent(story.familiarity),
         "usual": story.familiarity >= 0.05, "notes": [printable(flag) for flag in story.flags],
-        "plain": [scale_sentence(story.scale), familiarity_sentence(story.familiarity)],
+        "plain": [scale_sentence(story.scale, story.clock), familiarity_sentence(story.familiarity)],
         "small": _jpeg(picture, 96), "picture": _jpeg(picture, _PICTURE_SIDE), "box": _box(story),
         "frame": _thumbnail(story.frame), "reconstruction": _thumbnail(story.reconstruction),
         "matches": [{"name": shorten(short_name(match.encounter), 40), "lines": match_lines(match),

@@ -8,7 +8,17 @@ from rich.text import Text
 
 from ..inference.story import Story
 from ..labels import LABELS
-from . import familiarity_sentence, likely_stage, number, percent, printable, short_name, shorten, unit
+from . import (
+    familiarity_sentence,
+    likely_stage,
+    number,
+    percent,
+    printable,
+    scale_sentence,
+    short_name,
+    shorten,
+    unit,
+)
 
 __all__ = ["story_table"]
 
@@ -48,8 +58,10 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
             image, error = story
             mark = footnotes.setdefault((printable(error), "red"), len(footnotes) + 1)
             table.add_row(_name(image, [mark]), "failed", style="red")
-    if footnotes:
-        lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
+    lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
+    scales = dict.fromkeys(scale_sentence(s.scale, s.clock) for s in stories if isinstance(s, Story))
+    lines += [Text(text, style="dim") for text in scales]
+    if lines:
         table.caption = Text("\n").join(lines)
     return table
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from pydantic import Field
 from ..config import Config
 from ..errors import SimulationError
 from .evolve import Conservation, evolve
+from .gadget import SnapshotFolder
 from .galaxy import Galaxy, GalaxyConfig, Particles
+from .gpu import require_device
 from .orbit import approach, disc_rotation
-from .snapshot import Encounter, stages
+from .snapshot import CannotWrite, Encounter, stages
 
 __all__ = ["EncounterConfig", "Resolution", "simulate"]
 
@@ -26,7 +30,7 @@ class Resolution(Config):
     bulge_fraction: float = Field(0.10, gt=0, lt=1, description="of the particles; the halo has the rest")
     softening_stars: float = Field(0.25, gt=0, le=5, description="kpc, Plummer-equivalent")
     softening_halo: float = Field(0.55, gt=0, le=5, description="kpc, Plummer-equivalent")
-    opening_angle: float = Field(0.85, gt=0, le=1.2, description="of the tree")
+    opening_angle: float = Field(0.95, gt=0, le=1.2, description="of the tree")
     snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
     first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first snapshot kept")
     last_time: float = Field(500.0, gt=0, description="Myr since the first pericentre")
@@ -73,27 +77,40 @@ def initial_conditions(config: EncounterConfig) -> Particles:
     return Particles.join(parts)
 
 
-def simulate(config: EncounterConfig) -> Encounter:
+def simulate(config: EncounterConfig, on_snapshot: Callable[[float, Particles], None] | None = None,
+             device: str = "cpu") -> Encounter:
     """Run one encounter from its start to `last_time` after the first pericentre.
+
+    Parameters
+    ----------
+    on_snapshot : called at every snapshot with the time in Myr since the start and all particles, haloes included;
+        their arrays change with the next step.
+    device : where forces are computed, "cpu" or "cuda".
 
     Raises
     ------
+    ConfigError
+        If the device is not there.
     SimulationError
         If the galaxies cannot be set up, or have no pericentre in the time of the run.
     """
+    require_device(device)
     r = config.resolution
     particles = initial_conditions(config)
     stars = particles.stars
     conservation = Conservation()
     snapshots, track = [], []
     pericentre_time = None
-    for step in evolve(particles, r.snapshot_interval, r.opening_angle, conservation):
-        track.append((step.time, step.separation))
+    for step in evolve(particles, r.snapshot_interval, r.opening_angle, conservation, device):
+        if np.isfinite(step.separation):
+            track.append((step.time, step.separation))
         if step.is_snapshot:
             snapshots.append((step.time, particles.positions[stars].astype(np.float32), step.separation))
             if not np.isfinite(particles.positions).all():
                 raise SimulationError(f"{config.name}: positions became infinite at {step.time:g} Myr; raise "
                                       "softening_stars")
+            if on_snapshot is not None:
+                on_snapshot(step.time, particles)
         if pericentre_time is None:
             pericentre_time = _first_minimum(track, config.start_time)
             if step.time > 3 * config.start_time + 300:
@@ -119,12 +136,30 @@ def simulate(config: EncounterConfig) -> Encounter:
         stage=stages(time, separation)[keep], parameters=parameters, config=config.to_json())
 
 
-def simulate_to_file(config_json: str, folder: str) -> str:
-    """What a worker runs: one encounter into its file; returns the path."""
+def is_finished(name: str, folder: str | Path, gadget: bool = False) -> bool:
+    """Is this encounter in the folder already, with its Gadget snapshots if they are wanted?"""
+    return (Path(folder) / f"{name}.h5").exists() and not (gadget and not (Path(folder) / name).is_dir())
+
+
+def simulate_to_file(config_json: str, folder: str, gadget: bool = False, device: str = "cpu") -> str:
+    """What a worker runs: one encounter into its file; returns the path.
+
+    With `gadget`, all its snapshots come into the folder `NAME` first, so that what has its file is complete.
+    """
     config = EncounterConfig.parse(json.loads(config_json))
     path = Path(folder) / f"{config.name}.h5"
-    if not path.exists():
-        simulate(config).write(path)
+    if not path.parent.is_dir():
+        raise CannotWrite(f"{folder}: does not exist on {socket.gethostname()}, where a worker runs; choose a folder "
+                          "that all machines share")
+    if is_finished(config.name, folder, gadget):
+        return str(path)
+    if gadget:
+        with SnapshotFolder(Path(folder) / config.name) as snapshots:
+            encounter = simulate(config, snapshots.write, device)
+            snapshots.label(encounter)
+    else:
+        encounter = simulate(config, device=device)
+    encounter.write(path)
     return str(path)
 
 

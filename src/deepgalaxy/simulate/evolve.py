@@ -9,9 +9,13 @@ import numpy as np
 from numba import njit
 
 from .galaxy import BULGE, Particles
+from .gpu import DirectForces
 from .gravity import Tree
 
 __all__ = ["Step", "Conservation", "time_step", "conserve_momenta", "evolve", "nuclei"]
+
+
+_TRACK_INTERVAL = 1.5  # Myr between measurements of the distance of the nuclei
 
 
 @dataclass
@@ -20,7 +24,7 @@ class Step:
 
     time: float  #: Myr since the start
     particles: Particles
-    separation: float  #: of the two nuclei, kpc; 0 for a single galaxy
+    separation: float  #: of the two nuclei, kpc; 0 for a single galaxy, NaN where it was not measured
     is_snapshot: bool
     potential: np.ndarray  #: (N,) (kpc/Myr)^2
 
@@ -107,19 +111,31 @@ def _without(a, x, common, spin, centre):
     return out
 
 
-def evolve(particles: Particles, snapshot_interval: float, opening_angle: float = 0.85,
-           conservation: Conservation | None = None) -> Iterator[Step]:
+def evolve(particles: Particles, snapshot_interval: float, opening_angle: float = 0.95,
+           conservation: Conservation | None = None, device: str = "cpu") -> Iterator[Step]:
     """Integrate for as long as the caller asks for more; yields after every step, the start first.
+
+    Parameters
+    ----------
+    snapshot_interval : Myr.
+    opening_angle : of the tree, on the CPU.
+    conservation : keeps the books at snapshots.
+    device : "cpu", or "cuda" for forces of all pairs on a GPU.
 
     Kick-drift-kick leapfrog with one global step, so that snapshots fall on multiples of
     snapshot_interval (Myr). It is halved as soon as the accelerations demand it, as at a close
     passage, and chosen anew at a snapshot.
     """
     p = particles
-    bulges = _bulges(p)
+    bulges, measured = _bulges(p), -np.inf
+
+    direct = DirectForces(p.masses, p.softening) if device == "cuda" else None
 
     def force():
-        acceleration, potential = Tree(p.positions, p.masses, p.softening, opening_angle).accelerations()
+        if direct is not None:
+            acceleration, potential = direct(p.positions)
+        else:
+            acceleration, potential = Tree(p.positions, p.masses, p.softening, opening_angle).accelerations()
         return conserve_momenta(p.positions, p.masses, acceleration), potential
 
     acceleration, potential = force()
@@ -133,11 +149,14 @@ def evolve(particles: Particles, snapshot_interval: float, opening_angle: float 
             if conservation is not None:
                 conservation.record(p, potential)
             demanded = time_step(p.softening, acceleration, snapshot_interval)
-            if not 0.75 * dt <= demanded <= 1.3 * dt:  # slack keeps the step from dithering between two divisors
+            if not 0.9 * dt <= demanded <= 1.3 * dt:  # slack keeps the step from dithering between two divisors
                 dt = demanded
-        elif time_step(p.softening, acceleration, snapshot_interval) < 0.6 * dt:
+        elif time_step(p.softening, acceleration, snapshot_interval) < 0.65 * dt:
             dt, n = 0.5 * dt, 2 * n
-        yield Step(time, p, _separation(p.positions, bulges), is_snapshot, potential)
+        separation = np.nan if len(bulges) == 2 else 0.0
+        if is_snapshot or time >= measured + _TRACK_INTERVAL:
+            separation, measured = _separation(p.positions, bulges), time
+        yield Step(time, p, separation, is_snapshot, potential)
         p.velocities += 0.5 * dt * acceleration
         p.positions += dt * p.velocities
         acceleration, potential = force()

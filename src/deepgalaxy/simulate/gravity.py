@@ -15,7 +15,7 @@ from numba import njit, prange
 
 from ..units import G
 
-__all__ = ["Tree", "direct"]
+__all__ = ["Tree", "direct", "along_curve", "build_nodes", "group_ranges"]
 
 _LEVELS = 21  # bits per axis of a Morton key
 _POINT_ANGLE = 0.5  # times the opening angle: what looks smaller is a point
@@ -37,9 +37,9 @@ class Tree:
     leaf_size : a node with this many particles or fewer is not divided.
     """
 
-    def __init__(self, positions, masses, softening, opening_angle=0.85, leaf_size=16):
-        self._origin, keys, self._order = _along_curve(positions)
-        self._nodes = _build(keys, leaf_size)
+    def __init__(self, positions, masses, softening, opening_angle=0.95, leaf_size=16):
+        self._origin, keys, self._order = along_curve(positions)
+        self._nodes = build_nodes(keys, leaf_size)
         x, self._m, self._e2 = positions[self._order] - self._origin, masses[self._order], softening[self._order] ** 2
         self._cells, self._reach = _moments(x, self._m, self._e2, *self._nodes)
         # Single precision: 1e-5 kpc at 200 kpc, far below any softening.
@@ -56,7 +56,7 @@ class Tree:
         acceleration : (N, 3) in kpc/Myr^2.
         potential : (N,) in (kpc/Myr)^2, without the particle's own.
         """
-        field = self._walk(self._x, self._e2, _groups(*self._nodes, group_size))
+        field = self._walk(self._x, self._e2, group_ranges(*self._nodes, group_size))
         # A particle is among its own sources: no force, but a potential to be taken out again.
         field[:, 3] += self._m / np.sqrt(self._e2)
         out = np.empty_like(field)
@@ -65,8 +65,8 @@ class Tree:
 
     def field_at(self, points, softening, group_size=64):
         """Acceleration (P, 3) and potential (P,) at other points (P, 3); softening (P,) in kpc."""
-        _, keys, order = _along_curve(points)
-        groups = _groups(*_build(keys, group_size), group_size)
+        _, keys, order = along_curve(points)
+        groups = group_ranges(*build_nodes(keys, group_size), group_size)
         field = self._walk((points[order] - self._origin).astype(np.float32), (softening**2)[order], groups)
         out = np.empty_like(field)
         out[order] = G * field
@@ -84,8 +84,8 @@ def direct(points, points_softening, positions, masses, softening):
     return field[:, :3], field[:, 3]
 
 
-def _along_curve(positions):
-    """The middle (3,) of the positions, their Morton keys in increasing order, and the order (N,) that sorts them so."""
+def along_curve(positions):
+    """Middle (3,) of the positions, their Morton keys in increasing order, and the order (N,) that sorts them so."""
     low, high = _corners(positions)
     extent = max(float((high - low).max()), 1e-12)
     keys = _morton_keys(positions, low, (2**_LEVELS - 1) / (extent * 1.0001))
@@ -121,7 +121,7 @@ def _morton_keys(x, low, scale):
 
 
 @njit(cache=True)
-def _build(keys, leaf_size):
+def build_nodes(keys, leaf_size):
     """Nodes in depth-first order: range of particles, the node after the whole subtree, leaf or not."""
     n = len(keys)
     capacity = 4096 + n + 4 * n // leaf_size
@@ -172,10 +172,10 @@ def _moments(x, m, e2, start, stop, after, is_leaf):
     """
     cells, reach = np.empty((_N_CELL, len(start)), np.float32), np.empty((len(start), 4), np.float32)
     raw = np.empty((len(start), 11))  # mass, its sums with x, y, z, softening^2 and xx, yy, zz, xy, xz, yz
-    box = np.empty((len(start), 6))
+    box, softening2 = np.empty((len(start), 6)), np.empty((len(start), 2))  # lowest and highest
     for i in range(len(start) - 1, -1, -1):  # children stand behind their parents
-        r, b = raw[i], box[i]
-        r[:], b[:3], b[3:] = 0.0, np.inf, -np.inf
+        r, b, s = raw[i], box[i], softening2[i]
+        r[:], b[:3], b[3:], s[0], s[1] = 0.0, np.inf, -np.inf, np.inf, -np.inf
         if is_leaf[i]:
             for j in range(start[i], stop[i]):
                 u, v, w = x[j, 0], x[j, 1], x[j, 2]
@@ -192,6 +192,7 @@ def _moments(x, m, e2, start, stop, after, is_leaf):
                 r[10] += m[j] * v * w
                 for k in range(3):
                     b[k], b[3 + k] = min(b[k], x[j, k]), max(b[3 + k], x[j, k])
+                s[0], s[1] = min(s[0], e2[j]), max(s[1], e2[j])
         else:
             child = i + 1
             while child < len(start) and start[child] < stop[i]:
@@ -199,6 +200,7 @@ def _moments(x, m, e2, start, stop, after, is_leaf):
                     r[k] += raw[child, k]
                 for k in range(3):
                     b[k], b[3 + k] = min(b[k], box[child, k]), max(b[3 + k], box[child, 3 + k])
+                s[0], s[1] = min(s[0], softening2[child, 0]), max(s[1], softening2[child, 1])
                 child = after[child]
         cx, cy, cz = r[1] / r[0], r[2] / r[0], r[3] / r[0]
         # Second moments about the centre of mass, times 3.
@@ -210,12 +212,12 @@ def _moments(x, m, e2, start, stop, after, is_leaf):
         cells[9, i], cells[10, i], cells[11, i] = xy, xz, yz
         reach[i, 0], reach[i, 1], reach[i, 2] = cx, cy, cz
         reach[i, 3] = (max(cx - b[0], b[3] - cx) ** 2 + max(cy - b[1], b[4] - cy) ** 2
-                       + max(cz - b[2], b[5] - cz) ** 2 + 1e-30)
+                       + max(cz - b[2], b[5] - cz) ** 2 + (s[1] - s[0]) + 1e-30)
     return cells, reach
 
 
 @njit(cache=True)
-def _groups(start, stop, after, is_leaf, group_size):
+def group_ranges(start, stop, after, is_leaf, group_size):
     """Ranges of particles: neighbouring children of one node, together at most group_size unless a single leaf."""
     first, last = np.empty(len(start), np.int32), np.empty(len(start), np.int32)
     n = 0

@@ -6,7 +6,7 @@ flushed, synced and renamed; a checksum guards every byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -15,10 +15,14 @@ import numpy as np
 from ..errors import SimulationError
 from ..files import open_sealed, sealed_hdf5
 
-__all__ = ["Encounter", "stages"]
+__all__ = ["CannotWrite", "Encounter", "stages"]
 
 FORMAT = "deepgalaxy-encounter"
 FORMAT_VERSION = 2
+
+
+class CannotWrite(SimulationError):
+    """The disk is full, or the folder gone or read-only: other encounters cannot be written either."""
 
 
 @dataclass
@@ -36,6 +40,17 @@ class Encounter:
     parameters: dict = field(default_factory=dict)  #: mass_ratio, pericentre, drifts, ...
     config: str = "{}"  #: JSON of the configuration that made it
 
+    def stars(self, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Positions (N, 3) in kpc, masses (N,) in Msun and smoothing lengths in kpc at one snapshot.
+
+        None for the lengths: they are to be found from the neighbours.
+        """
+        return self.positions[t], self.masses, None
+
+    def without_stars(self) -> Encounter:
+        """What is left when the pictures are made: labels and parameters."""
+        return replace(self, positions=self.positions[:0])
+
     def write(self, path: str | Path) -> None:
         """Write whole or not at all."""
         from .. import __version__
@@ -51,7 +66,7 @@ class Encounter:
                 for name in ("time", "masses", "component", "galaxy", "separation", "stage"):
                     f.create_dataset(name, data=getattr(self, name))
         except OSError as error:
-            raise SimulationError(f"{path}: cannot be written ({error}); free space or choose another "
+            raise CannotWrite(f"{path}: cannot be written ({error}); free space or choose another "
                                   "folder and start again, finished encounters are kept") from None
 
     @classmethod

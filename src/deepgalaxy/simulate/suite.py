@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from ..cluster import PATIENCE, LostWorkers, dask_client, run_tasks
 from ..config import Config
 from ..errors import ConfigError, SimulationError
 from ..files import write_whole
-from .encounter import EncounterConfig, Resolution, simulate_to_file
+from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_file
 from .galaxy import GalaxyConfig
+from .snapshot import CannotWrite
 
-__all__ = ["Range", "SobolDesign", "GridDesign", "SuiteConfig", "run_suite", "dask_client"]
+__all__ = ["Range", "SobolDesign", "GridDesign", "ListDesign", "SuiteConfig", "run_suite", "dask_client"]
 
 
 #: Age of a temporary file that nobody writes to any more.
@@ -70,17 +72,40 @@ class GridDesign(Config):
     start_time: float = Field(160.0, gt=0, description="Myr")
 
 
+class ListedEncounter(EncounterConfig):
+    """An encounter with a name of its own; what the suite has in common need not be repeated."""
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
+    primary: GalaxyConfig | None = Field(None, description="instead of the suite's, as a whole")
+    resolution: Resolution | None = Field(None, description="instead of the suite's, as a whole")
+
+
+class ListDesign(Config):
+    """Encounters that are written out one by one."""
+
+    kind: Literal["list"] = "list"
+    encounters: tuple[ListedEncounter, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self):
+        names = [e.name for e in self.encounters]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name '{name}' stands twice; each encounter needs one of its own")
+        return self
+
+
 class SuiteConfig(Config):
     """A suite of encounters."""
 
     name: str = Field("suite", min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
-    design: SobolDesign | GridDesign = Field(default_factory=SobolDesign, discriminator="kind")
+    design: SobolDesign | GridDesign | ListDesign = Field(default_factory=SobolDesign, discriminator="kind")
     primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
     resolution: Resolution = Field(default_factory=Resolution)
 
     def encounters(self) -> list[EncounterConfig]:
         """All encounters of the suite; the same list for the same configuration, always."""
-        make = _sobol if isinstance(self.design, SobolDesign) else _grid
+        make = {"sobol": _sobol, "grid": _grid, "list": _listed}[self.design.kind]
         shared = {"primary": self.primary, "resolution": self.resolution}
         source = f"suite '{self.name}'"
         encounters = [EncounterConfig.parse({**shared, **parameters}, source) for parameters in make(self.design)]
@@ -123,6 +148,11 @@ def _grid(design: GridDesign) -> Iterator[dict]:
             }
 
 
+def _listed(design: ListDesign) -> Iterator[dict]:
+    for encounter in design.encounters:
+        yield encounter.model_dump(exclude_none=True)
+
+
 def _refuse_another_suite(config: SuiteConfig, path: Path) -> None:
     """Encounters of two suites have the same names: a folder keeps to the one that it was begun with."""
     if not path.exists():
@@ -137,51 +167,32 @@ def _refuse_another_suite(config: SuiteConfig, path: Path) -> None:
                           f"{path.name}); choose another folder")
 
 
-@contextmanager
-def dask_client(scheduler: str | None = None, n_workers: int | None = None):
-    """A Dask client: of the cluster at an address, or of a local one with one thread per process.
-
-    Two processes of one thread beat one process of two threads by a third on small galaxies.
-    """
-    from distributed import Client, LocalCluster
-
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=20)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"scheduler = {scheduler}: no Dask scheduler answers there ({error})") from None
-        with client:
-            yield client
-        return
-    threads = {name: "1" for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    before = {name: os.environ.get(name) for name in threads}
-    os.environ.update(threads)
-    try:
-        with (
-            LocalCluster(n_workers=n_workers or os.cpu_count(), threads_per_worker=1, processes=True,
-                         dashboard_address=None, memory_limit=0, silence_logs=50) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def run_suite(config: SuiteConfig, folder: str | Path, client) -> Iterator[tuple[str, str | None]]:
+def run_suite(config: SuiteConfig, folder: str | Path, client, patience: float = PATIENCE, gadget: bool = False,
+              device: str = "cpu") -> Iterator[tuple[str, str | None]]:
     """Run the encounters that are not in the folder yet.
+
+    An encounter whose worker died is run again; one that cost three workers is set aside: a file
+    NAME.set_aside in the folder says why, and keeps it from being tried again until it is deleted.
 
     Parameters
     ----------
     client : a Dask client, see `dask_client`.
+    patience : seconds without any worker after which the campaign ends.
+    gadget : keep all snapshots too, whole, as Gadget files in a folder NAME each.
+    device : of the forces, "cpu" or "cuda".
 
     Yields
     ------
-    (name, error) : as encounters finish; error is None, or one line about one that failed. An
-        encounter whose worker died three times is among the failed.
-    """
-    from distributed import as_completed
+    (name, error) : first those that were set aside before, then as encounters finish; error is None,
+        or one line about one that failed or is set aside.
 
+    Raises
+    ------
+    SimulationError
+        If the folder cannot be written, at the start or later: what was finished is kept.
+    ClusterError
+        If the scheduler is gone, or all workers.
+    """
     folder = Path(folder)
     encounters = config.encounters()
     try:
@@ -191,16 +202,34 @@ def run_suite(config: SuiteConfig, folder: str | Path, client) -> Iterator[tuple
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     for stale in folder.glob(".*.tmp"):
-        if time.time() - stale.stat().st_mtime > _STALE_SECONDS:  # younger ones may be another campaign's
-            stale.unlink(missing_ok=True)
-    missing = [e for e in encounters if not (folder / f"{e.name}.h5").exists()]
-    names = {}
-    for encounter in missing:
-        future = client.submit(simulate_to_file, encounter.to_json(), str(folder.resolve()),
-                               key=f"{config.name}-{encounter.name}", retries=0)
-        names[future] = encounter.name
-    for future in as_completed(names):
-        error = future.exception()
-        message = None if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
-        future.release()
-        yield names[future], message
+        with suppress(OSError):
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:  # younger ones may be another campaign's
+                shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    tasks = {}
+    for encounter in encounters:
+        if is_finished(encounter.name, folder, gadget):
+            continue
+        record = folder / f"{encounter.name}.set_aside"
+        if record.exists():
+            yield encounter.name, f"was set aside before; delete {record} to try it again"
+        else:
+            tasks[encounter.name] = (encounter.to_json(), str(folder.resolve()), gadget, device)
+    for name, _, error in run_tasks(client, simulate_to_file, tasks, patience):
+        if isinstance(error, CannotWrite):  # nor will the others be written
+            raise SimulationError(str(error))
+        if isinstance(error, LostWorkers):
+            yield name, _set_aside(folder / f"{name}.set_aside", error)
+        elif error is not None:
+            yield name, f"{type(error).__name__}: {error}".splitlines()[0]
+        else:
+            yield name, None
+
+
+def _set_aside(record: Path, error: LostWorkers) -> str:
+    """Write down why an encounter is not to be tried again; the line about it."""
+    try:
+        write_whole(record, f"{error} (memory?); delete this file to try the encounter again\n")
+    except OSError as problem:
+        raise SimulationError(f"{record}: cannot be written ({problem.strerror}); free space and start again, "
+                              "finished encounters are kept") from None
+    return f"{error}; it is set aside, delete {record} to try it again"

@@ -1,0 +1,244 @@
+"""The stars in snapshots of other programs: Gadget-HDF5, AREPO and SWIFT.
+
+A snapshot is a stranger's file: it is looked at as data sets are (data/schema.py), and nothing outside of it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..data.schema import guard, member, one_line, open_file
+from ..errors import DatasetError
+from .gadget import KPC_IN_CM, MSUN_IN_G
+
+__all__ = ["Stars", "read_stars"]
+
+#: Which types are stars without a word of the user: disc, bulge and formed ones; in SWIFT 2 and 3 are dark matter
+#: and sinks.
+_STAR_TYPES = {"gadget": (2, 3, 4), "swift": (4,)}
+
+#: Names in Gadget and AREPO, then in SWIFT, of a unit in cgs.
+_UNITS = {"length": ("UnitLength_in_cm", "Unit length in cgs (U_L)"),
+          "mass": ("UnitMass_in_g", "Unit mass in cgs (U_M)")}
+_CGS = {"length": (KPC_IN_CM, "kpc"), "mass": (MSUN_IN_G, "Msun")}
+#: Attributes of an array that say its unit: to cgs, exponent of the scale factor, exponent of h.
+_OF_ARRAYS = (
+    ("Conversion factor to CGS (not including cosmological corrections)", "a-scale exponent", "h-scale exponent"),
+    ("CGSConversionFactor", "aexp-scale-exponent", "h-scale-exponent"),
+    ("to_cgs", "a_scaling", "h_scaling"),
+)
+_SMOOTHING = ("SmoothingLengths", "SmoothingLength", "StellarHsml", "SubfindHsml")
+
+#: A pair of galaxies is within these, or its units are wrong: Msun of all stars, kpc that hold half of them.
+_MASS_RANGE = (1e5, 1e14)
+_RADIUS_RANGE = (0.01, 3000.0)
+
+
+@dataclass
+class Stars:
+    """The stars of one snapshot, in physical units."""
+
+    positions: np.ndarray  #: (N, 3) float32, kpc, in the axes of the snapshot
+    masses: np.ndarray  #: (N,) float32, Msun
+    smoothing: np.ndarray | None  #: (N,) float32, kpc; None where the file has none
+
+
+def read_stars(path: str | Path, types: Sequence[int] | None = None,
+               units: tuple[float, float] | None = None) -> Stars:
+    """The stars of a snapshot in one HDF5 file.
+
+    Parameters
+    ----------
+    types : which particles are stars; without it 2, 3 and 4, of SWIFT only 4.
+    units : kpc and Msun of the file's units, physical; without it, as the file says.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, cut or damaged, holds no stars, or leaves masses or units open.
+    """
+    source = one_line(path)
+    try:
+        file = open_file(path)
+    except DatasetError as error:
+        raise DatasetError(str(error).replace("a data set", "a snapshot")) from None
+    with file, guard(source):  # members guard themselves; attributes and values are read here
+        snapshot = _Snapshot(file, source, units)
+        parts = [snapshot.stars(k) for k in types or _STAR_TYPES[snapshot.code]]
+    parts = [part for part in parts if part is not None and len(part.masses)]
+    if not parts:
+        looked = ", ".join(f"PartType{k}" for k in types or _STAR_TYPES[snapshot.code])
+        raise DatasetError(f"{source}: holds no stars ({looked}); choose others with star_types in labels.yaml")
+    smoothing = None
+    if all(part.smoothing is not None for part in parts):
+        smoothing = np.concatenate([part.smoothing for part in parts])
+    stars = Stars(np.concatenate([part.positions for part in parts]), np.concatenate([part.masses for part in parts]),
+                  smoothing)
+    _refuse_nonsense(stars, source)
+    return stars
+
+
+class _Snapshot:
+    """An open file: its header, and its particles type by type."""
+
+    def __init__(self, file: h5py.File, source: str, units: tuple[float, float] | None):
+        self.file, self.source = file, source
+        header = self._group("Header")
+        if header is None:
+            raise DatasetError(f"{source}: has no group 'Header'; only snapshots in the HDF5 layout of Gadget, AREPO "
+                               "or SWIFT can be read")
+        self._attributes = [g.attrs for g in (header, self._group("Parameters"), self._group("Units"),
+                                              self._group("Cosmology")) if g is not None]
+        code = header.attrs.get("Code", b"")
+        swift = _text(code).upper() == "SWIFT" or self._number(_UNITS["length"][1]) is not None
+        self.code = "swift" if swift else "gadget"
+        n_files = self._number("NumFilesPerSnapshot") or 1
+        if n_files > 1:
+            raise DatasetError(f"{source}: is one of {n_files:.0f} files of its snapshot; join them into one file "
+                               "first")
+        self.units = dict(zip(("length", "mass"), units, strict=True)) if units else None
+        self.scale_factor, self.hubble = self._cosmology()
+
+    def stars(self, number: int) -> Stars | None:
+        """Particles of one type; None if there are none."""
+        group = self._group(f"PartType{number}")
+        expected = self._of_type("NumPart_ThisFile", number)
+        if group is None or not group.id.links.exists(b"Coordinates"):
+            if expected:
+                raise DatasetError(f"{self.source}: PartType{number} should have {expected:.0f} particles and has no "
+                                   "'Coordinates'; write the snapshot again")
+            return None
+        coordinates = member(group, "Coordinates", self.source)
+        n = coordinates.shape[0] if coordinates.ndim else -1
+        if coordinates.shape != (n, 3):
+            raise DatasetError(f"{self.source}: PartType{number}: 'Coordinates' must have shape (N, 3), "
+                               f"got {coordinates.shape}")
+        if expected is not None and expected != n:
+            raise DatasetError(f"{self.source}: PartType{number} has {n} particles, its header says {expected:.0f}; "
+                               "the snapshot is not whole, fetch it again")
+        positions = coordinates[()] * self._to_physical("length", coordinates)
+        masses, smoothing = self._masses(group, number, n), self._smoothing(group, n)
+        if group.id.links.exists(b"GFM_StellarFormationTime"):
+            born = member(group, "GFM_StellarFormationTime", self.source)[()] > 0  # the others are wind, not stars
+            positions, masses = positions[born], masses[born]
+            smoothing = None if smoothing is None else smoothing[born]
+        for name, values in (("Coordinates", positions), ("Masses", masses)):
+            if not np.isfinite(values).all():
+                bad = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
+                raise DatasetError(f"{self.source}: PartType{number}: '{name}' of {bad} particles are not finite; "
+                                   "write the snapshot again")
+        if (masses < 0).any():
+            raise DatasetError(f"{self.source}: PartType{number}: 'Masses' must not be negative")
+        return Stars(positions.astype(np.float32), masses.astype(np.float32), smoothing)
+
+    def _masses(self, group: h5py.Group, number: int, n: int) -> np.ndarray:
+        if group.id.links.exists(b"Masses"):
+            data = member(group, "Masses", self.source)
+            if data.shape != (n,):
+                raise DatasetError(f"{self.source}: PartType{number}: 'Masses' must have shape ({n},), "
+                                   f"got {data.shape}")
+            return data[()] * self._to_physical("mass", data)
+        mass = self._of_type("MassTable", number)
+        if not mass:
+            raise DatasetError(f"{self.source}: PartType{number} has no 'Masses', and the MassTable of its header is 0 "
+                               "there; write the snapshot with masses")
+        return np.full(n, mass * self._to_physical("mass", None))
+
+    def _smoothing(self, group: h5py.Group, n: int) -> np.ndarray | None:
+        for name in _SMOOTHING:
+            if group.id.links.exists(name.encode()):
+                data = member(group, name, self.source)
+                values = data[()] * self._to_physical("length", data)
+                if values.shape == (n,) and np.isfinite(values).all() and (values > 0).all():
+                    return values.astype(np.float32)
+        return None
+
+    def _to_physical(self, quantity: str, data: h5py.Dataset | None) -> float:
+        """Factor from what is stored to kpc or Msun."""
+        if self.units:
+            return self.units[quantity]
+        cgs, _ = _CGS[quantity]
+        for to_cgs, a, h in _OF_ARRAYS if data is not None else ():
+            factor = _number(data.attrs, to_cgs, self.source)
+            if factor:
+                powers = [_number(data.attrs, key, self.source) for key in (a, h)]
+                if _number(data.attrs, "Value stored as physical", self.source):
+                    powers[0] = 0.0
+                return factor * self.scale_factor ** (powers[0] or 0.0) * self.hubble ** (powers[1] or 0.0) / cgs
+        unit = next((u for name in _UNITS[quantity] if (u := self._number(name))), None)
+        if unit is None:
+            raise DatasetError(f"{self.source}: does not say its unit of {quantity} ({' or '.join(_UNITS[quantity])}); "
+                               "give 'units: {length_in_kpc: 1, mass_in_msun: 1.0e10}' (Gadget's usual ones) in "
+                               "labels.yaml")
+        comoving = self.scale_factor if quantity == "length" else 1.0
+        # SWIFT has no h in its units; Gadget's and AREPO's are per h.
+        return unit * comoving / (1.0 if self.code == "swift" else self.hubble) / cgs
+
+    def _cosmology(self) -> tuple[float, float]:
+        """Scale factor and h that the units of the file contain; 1 for a run that is not cosmological."""
+        if self.code == "swift":
+            expands = self._number("Cosmological run")
+            scale_factor = self._number("Scale-factor") or 1.0
+            return (1.0 if expands == 0 else scale_factor), self._number("h") or 1.0
+        time, redshift = self._number("Time"), self._number("Redshift") or 0.0
+        expands = self._number("ComovingIntegrationOn")
+        if expands is None:  # then the time is the scale factor, and fits the redshift
+            expands = bool(self._number("Omega0")) and time is not None and abs(time * (1 + redshift) - 1) < 1e-3
+        if expands and not (time and time > 0):
+            raise DatasetError(f"{self.source}: is of a cosmological run, and its header has no scale factor (Time)")
+        hubble = self._number("HubbleParam") or 1.0
+        return (time if expands else 1.0), hubble
+
+    def _of_type(self, name: str, number: int) -> float | None:
+        """Entry of a table of the header with one number per type."""
+        table = np.ravel(np.asarray(self._attributes[0].get(name, ())))
+        if table.dtype.kind not in "fiu" or number >= len(table):
+            return None
+        return float(table[number])
+
+    def _number(self, name: str) -> float | None:
+        return next((v for attrs in self._attributes if (v := _number(attrs, name, self.source)) is not None), None)
+
+    def _group(self, name: str) -> h5py.Group | None:
+        links, key = self.file.id.links, name.encode()
+        if not links.exists(key):
+            return None
+        if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise DatasetError(f"{self.source}: '{name}' is a link to elsewhere; refused, copy the data into the file")
+        group = self.file[name]
+        return group if isinstance(group, h5py.Group) else None
+
+
+def _number(attributes, name: str, source: str) -> float | None:
+    """An attribute that is one number, alone or in an array; None if it is not there."""
+    if name not in attributes:
+        return None
+    value = np.ravel(np.asarray(attributes[name]))
+    try:
+        number = float(value[0])
+    except (TypeError, ValueError, IndexError):
+        number = np.nan
+    if len(value) != 1 or not np.isfinite(number):
+        raise DatasetError(f"{source}: attribute '{one_line(name)}' must be one number, got {one_line(value)[:60]}")
+    return number
+
+
+def _text(value) -> str:
+    value = np.ravel(np.asarray(value))
+    first = value[0] if len(value) else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+
+
+def _refuse_nonsense(stars: Stars, source: str) -> None:
+    mass = float(stars.masses.sum(dtype=np.float64))
+    centre = np.median(stars.positions, axis=0)
+    radius = float(np.median(np.linalg.norm(stars.positions - centre, axis=1)))
+    if not (_MASS_RANGE[0] <= mass <= _MASS_RANGE[1] and _RADIUS_RANGE[0] <= radius <= _RADIUS_RANGE[1]):
+        raise DatasetError(f"{source}: its stars weigh {mass:.3g} Msun, and half of them lie within {radius:.3g} kpc: "
+                           "that is no pair of galaxies; if its units are wrong, give 'units: {length_in_kpc: ..., "
+                           "mass_in_msun: ...}' in labels.yaml, or other star_types")

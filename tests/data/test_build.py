@@ -1,0 +1,125 @@
+"""From encounter files to the file of images, as a stream."""
+
+import fnmatch
+import os
+import signal
+
+import h5py
+import numpy as np
+import pytest
+
+from deepgalaxy.data import build
+from deepgalaxy.data.build import build_dataset
+from deepgalaxy.data.reader import Dataset
+from deepgalaxy.data.schema import check_dataset
+from deepgalaxy.errors import DatasetError
+from deepgalaxy.image.render import RenderConfig, render_encounter
+from deepgalaxy.simulate.snapshot import Encounter
+from deepgalaxy.simulate.suite import GridDesign, SuiteConfig, dask_client
+
+SNAPSHOTS = 5
+
+
+def encounter(name, seed=0, mass_ratio=0.5, size_ratio=0.75):
+    """Two clouds of stars that come together."""
+    rng = np.random.default_rng(seed)
+    n = 300
+    x = rng.normal(0, 3, (SNAPSHOTS, n, 3)).astype(np.float32)
+    x[:, n // 2:, 0] += np.array([40, 20, 5, 12, 3])[:, None]
+    return Encounter(
+        name=name, time=np.arange(SNAPSHOTS) * 5.0, positions=x, masses=np.full(n, 1e8, np.float32),
+        component=np.zeros(n, np.int8), galaxy=np.repeat([0, 1], n // 2).astype(np.int8),
+        separation=np.array([40, 20, 5, 12, 3], np.float32), stage=np.array([0, 0, 1, 1, 2], np.uint8),
+        parameters={"mass_ratio": mass_ratio, "size_ratio": size_ratio, "pericentre": 8.0})
+
+
+@pytest.fixture
+def runs(tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for i, name in enumerate("abc"):
+        encounter(name, i).write(folder / f"{name}.h5")
+    return folder
+
+
+@pytest.mark.parametrize("cameras", ["cube", "random"])
+def test_pieces_make_the_same_pictures_as_the_whole(cameras):
+    config = RenderConfig(n_pixels=24, cameras=cameras, n_cameras=2)
+    whole = render_encounter(encounter("a"), config)
+    pieces = [render_encounter(encounter("a"), config, first, 2) for first in range(0, SNAPSHOTS, 2)]
+    for c, camera in enumerate(whole):
+        for name in ("images", "times", "pixel_scale", "view"):
+            np.testing.assert_array_equal(getattr(camera, name), np.concatenate([getattr(p[c], name) for p in pieces]))
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_data_set_does_not_depend_on_how_it_streams(runs, tmp_path, cluster, monkeypatch):
+    config = RenderConfig(n_pixels=24, n_cameras=2)
+    assert dict(build_dataset(runs, tmp_path / "whole.h5", config)) == dict.fromkeys("abc")
+    monkeypatch.setattr(build, "_PIECE", 1)  # one snapshot at a time
+    if cluster:
+        with dask_client(n_workers=2) as client:
+            done = dict(build_dataset(runs, tmp_path / "pieces.h5", config, client))
+    else:
+        done = dict(build_dataset(runs, tmp_path / "pieces.h5", config))
+    assert done == dict.fromkeys("abc")
+    whole, pieces = Dataset(tmp_path / "whole.h5"), Dataset(tmp_path / "pieces.h5")
+    np.testing.assert_array_equal(whole.images(range(len(whole))), pieces.images(range(len(pieces))))
+    for name, values in whole.labels.items():
+        np.testing.assert_array_equal(values, pieces.labels[name])
+    assert check_dataset(tmp_path / "pieces.h5") == []
+
+
+@pytest.mark.parametrize("piece", [1, 64 << 20])
+def test_damaged_encounter_is_named_and_the_others_are_rendered(runs, tmp_path, piece, monkeypatch):
+    monkeypatch.setattr(build, "_PIECE", piece)
+    whole = (runs / "b.h5").read_bytes()
+    (runs / "b.h5").write_bytes(whole[:-100])
+    done = dict(build_dataset(runs, tmp_path / "suite.h5", RenderConfig(n_pixels=16, n_cameras=2)))
+    assert done["a"] is None and done["c"] is None and "b.h5" in done["b"] and "\n" not in done["b"]
+    assert Dataset(tmp_path / "suite.h5").groups == ["a", "c"] and check_dataset(tmp_path / "suite.h5") == []
+    # Once it is mended, the data set is made with it.
+    (runs / "b.h5").write_bytes(whole)
+    assert set(dict(build_dataset(runs, tmp_path / "suite.h5", RenderConfig(n_pixels=16, n_cameras=2)))) == set("abc")
+    assert Dataset(tmp_path / "suite.h5").groups == ["a", "b", "c"]
+
+
+def test_killed_worker_costs_nothing(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_PIECE", 1)
+    config = RenderConfig(n_pixels=24, n_cameras=2)
+    list(build_dataset(runs, tmp_path / "whole.h5", config))
+    with dask_client(n_workers=2) as client:
+        rendering = build_dataset(runs, tmp_path / "killed.h5", config, client)
+        assert next(rendering) == ("a", None)
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        assert dict(rendering) == {"b": None, "c": None}
+    whole, killed = Dataset(tmp_path / "whole.h5"), Dataset(tmp_path / "killed.h5")
+    np.testing.assert_array_equal(whole.images(range(len(whole))), killed.images(range(len(killed))))
+
+
+def test_nothing_but_damaged_encounters_is_one_line(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"no encounter")
+    with pytest.raises(DatasetError, match="no encounter was written"):
+        list(build_dataset(tmp_path, tmp_path / "x.hdf5", RenderConfig()))
+
+
+def test_grid_is_read_by_the_conventions_of_the_original(tmp_path):
+    """Groups s_*_m_*, arrays images_camera_%02d of (T, H, W, 1), times t_myr_camera_%02d in Myr."""
+    suite = SuiteConfig(design=GridDesign())
+    encounters = suite.encounters()
+    assert len(encounters) == 36
+    for e in encounters[:3]:
+        encounter(e.name, 0, e.mass_ratio, e.size_ratio).write(tmp_path / f"{e.name}.h5")
+    config = RenderConfig(n_pixels=32, cameras="cube", field_of_view=150.0)
+    list(build_dataset(tmp_path, tmp_path / "grid.hdf5", config))
+    with h5py.File(tmp_path / "grid.hdf5") as f:
+        groups = [name for name in f if fnmatch.fnmatch(name, "s_*_m_*")]
+        assert groups == ["s_0.25_m_0.25", "s_0.25_m_0.50", "s_0.25_m_0.75"]
+        for group in groups:
+            for camera in range(14):
+                images, times = f[group][f"images_camera_{camera:02d}"], f[group][f"t_myr_camera_{camera:02d}"]
+                assert images.shape == (SNAPSHOTS, 32, 32, 1) and images.dtype == np.float16
+                np.testing.assert_array_equal(times, np.arange(SNAPSHOTS) * 5)
+    dataset = Dataset(tmp_path / "grid.hdf5")
+    assert len(dataset) == 3 * 14 * SNAPSHOTS
+    np.testing.assert_allclose(np.unique(dataset.labels["mass_ratio"]), [0.25, 0.5, 0.75])

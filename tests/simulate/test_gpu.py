@@ -1,0 +1,37 @@
+"""Forces of all pairs in torch: the same as in double precision, wherever they are computed."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepgalaxy.errors import ConfigError
+from deepgalaxy.simulate import gpu
+from deepgalaxy.simulate.encounter import EncounterConfig, initial_conditions
+from deepgalaxy.simulate.gpu import DirectForces, require_device
+from deepgalaxy.simulate.gravity import direct
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_forces_in_torch_agree_with_all_pairs_in_double_precision(device, monkeypatch):
+    p = initial_conditions(EncounterConfig(mass_ratio=0.5, resolution={"n_particles": 1500}))
+    monkeypatch.setattr(gpu, "_PAIRS", 200_000)  # in several pieces
+    a, phi = DirectForces(p.masses, p.softening, device)(p.positions + 50)
+    b, psi = direct(p.positions, p.softening, p.positions, p.masses, p.softening)
+    errors = np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)
+    assert np.median(errors) < 1e-5 and np.quantile(errors, 0.99) < 1e-3
+    np.testing.assert_allclose(phi, psi, rtol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_missing_gpu_is_one_line():
+    with pytest.raises(ConfigError, match="no GPU") as caught:
+        require_device("cuda")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_device_is_one_line():
+    with pytest.raises(ConfigError, match="must be cpu or cuda"):
+        require_device("tpu")
+    require_device("cpu")
