@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import lightning
 import numpy as np
 import pytest
@@ -235,6 +236,22 @@ def test_epochs_go_on_through_one_stream_of_permutations():
         taken += [i for batch in sampler for i in batch]
     assert sorted(taken[:n]) == sorted(taken[n:]) == list(range(n))  # every image once before any comes twice
     assert taken[:n] != taken[n:]
+
+
+@pytest.mark.parametrize("kind", ["float16", "uint8"])
+def test_published_files_train_as_they_are(kind, tmp_path):
+    path = write_dummy_dataset(tmp_path / "published.hdf5", n_encounters=4, n_snapshots=4, n_cameras=2, n_pixels=64,
+                               published=True)
+    if kind == "uint8":
+        with h5py.File(path, "r+") as f:
+            for group in f.values():
+                for name in [n for n in group if n.startswith("images")]:
+                    values = np.round(255 * group[name][()].astype(float)).astype(np.uint8)
+                    del group[name]
+                    group[name] = values
+    weights = fit(recipe(path, tmp_path / "run", realism={}, epochs=1), say=lambda text: None)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(rows[0]["loss"]) and load_weights(weights).metadata["training_encounters"]
 
 
 def test_epoch_shorter_than_a_batch_still_has_one():
