@@ -22,7 +22,8 @@ galaxies, groups, clusters or gas: it takes for granted that the picture shows o
 design over mass ratio 0.2-1, size ratio 0.7-1.4 times the root of it, pericentre 2-30 kpc, orbital energy -0.08..0.08
 of the potential's depth at pericentre, isotropic disc orientations; snapshots every 10 Myr from -150 to +500 Myr, each
 from 6 random directions: {n_images:,} images. {n_validation} of the encounters were held out of training, for the
-calibration of the error bars.
+calibration of the error bars. They were simulated with an earlier version of the gravity (docs/suites.md says what
+that means), the encounters of the table below with the present one.
 
 ## Training
 Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}. {epochs} epochs of
@@ -46,7 +47,7 @@ The 5 nearest library images in z of an unseen clean image: median |dt| {dt5:.0f
 
 ## Limits
 - Times are those of a Milky-Way-like primary (disc 5e10 Msun, scale length 3 kpc). With lengths fixed, a system four
-  times as heavy runs twice as fast and looks the same.
+  times as heavy runs twice as fast and looks the same; `predict --mass` turns times into those of the system.
 - Without a pixel scale the frame is scaled by its content, and error bars widen; the answer says so.
 - Two galaxies of an old stellar disc each: no gas, no star formation, no dust but what realism paints on.
 - Mass ratio is secondary over primary, at most 1; very minor mergers (below 0.2) were never shown.

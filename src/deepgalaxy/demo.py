@@ -93,8 +93,8 @@ def _simulate_and_render(suite: SuiteConfig, output: Path, part: str, client) ->
     runs, path = output / f"runs_{part}", output / f"{part}.h5"
     _write_yaml(output / f"suite_{part}.yaml", suite)
     encounters = suite.encounters()
-    with progress(f"simulate {part}", len(encounters)) as advance:
-        advance(sum((runs / f"{e.name}.h5").exists() for e in encounters))
+    found = sum((runs / f"{e.name}.h5").exists() for e in encounters)
+    with progress(f"simulate {part}", len(encounters), found) as advance:
         for name, error in run_suite(suite, runs, client):
             if error:
                 raise ConfigError(f"{name}: {error}")

@@ -51,9 +51,10 @@ def held_out_dataset() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be written ({error.strerror}); set DEEPGALAXY_CACHE") from None
-    encounters = len(config.suite.encounters())
+    names = [e.name for e in config.suite.encounters()]
+    encounters, found = len(names), sum((folder / "runs" / f"{name}.h5").exists() for name in names)
     with dask_client() as client:
-        with progress("simulate held-out encounters", encounters) as advance:
+        with progress("simulate held-out encounters", encounters, found) as advance:
             for encounter, error in run_suite(config.suite, folder / "runs", client):
                 if error:
                     raise DatasetError(f"held-out {encounter} failed: {error}")

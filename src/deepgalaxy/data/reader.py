@@ -224,7 +224,8 @@ class Dataset:
                 row["pixel_scale"] = schema.table(group, f"pixel_scale_camera_{camera:02d}", (n,), source)
                 row["view"] = schema.table(group, f"view_camera_{camera:02d}", (n, 3), source)
                 row["stage"] = schema.table(group, "stage", (n,), source)
-                row["separation"] = schema.table(group, "separation", (n,), source)
+                separation = schema.table(group, "separation", (n,), source)
+                row["separation"] = np.where(separation < 0, np.nan, separation)  # -1: not known
             rows.append(row)
         return rows
 
