@@ -67,6 +67,7 @@ def main() -> None:
             sys.exit(2)
         raise
 
+
 @contextmanager
 def _no_garbage():
     """Importing torch makes a million objects that stay; looking through them for garbage takes 0.3 s."""
@@ -152,9 +153,10 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
                                                  "cluster, one worker per GPU")] = "cpu",
              json_file: JsonOption = None) -> None:
     """Encounters to snapshots: runs what is missing in the folder, and can be started again at any time."""
+    from .cluster import dask_client
     from .simulate.encounter import is_finished
     from .simulate.gpu import require_device
-    from .simulate.suite import SuiteConfig, dask_client, run_suite
+    from .simulate.suite import SuiteConfig, run_suite
 
     if device != "cpu":
         if scheduler is None:  # on a cluster, the workers have the GPUs
@@ -186,10 +188,10 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files,
                                                                "by content")] = None,
            scheduler: SchedulerOption = None, workers: WorkersOption = None, json_file: JsonOption = None) -> None:
     """Snapshots to the data set; goes on where it was interrupted."""
+    from .cluster import dask_client
     from .config import read_yaml
     from .data.build import build_dataset, encounter_files
     from .image.render import RenderConfig
-    from .simulate.suite import dask_client
 
     tree = (read_yaml(config) or {}) if config else {}
     if not isinstance(tree, dict):

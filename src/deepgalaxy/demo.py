@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .cluster import dask_client
 from .config import Config
 from .errors import ConfigError, DatasetError
 from .image.render import RenderConfig
 from .progress import progress
 from .simulate.encounter import Resolution
-from .simulate.suite import SobolDesign, SuiteConfig, dask_client, run_suite
+from .simulate.suite import SobolDesign, SuiteConfig, run_suite
 
 __all__ = ["run_demo"]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import h5py
 
-__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5", "shipped", "write_whole"]
+__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5", "shipped", "sync_folder",
+           "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
@@ -94,20 +95,36 @@ def shipped(name: str) -> Path:
     return Path(str(resources.files("deepgalaxy") / "shipped" / name))
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all; a pipe or device is written to as it is."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        path.write_text(text)
+def write_whole(path: str | Path, data: str | bytes | memoryview) -> None:
+    """Write a file, whole or not at all, and synced; a pipe or device is written to as it is.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file that was there before is still whole.
+    """
+    path, data = Path(path), data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w") as f:
-            f.write(text)
+        with open(temporary, "wb") as f:
+            f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: str | Path) -> None:
+    """The names in a folder to the disk, where the system lets one."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

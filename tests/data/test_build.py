@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from deepgalaxy.cluster import dask_client
 from deepgalaxy.data import build
 from deepgalaxy.data.build import build_dataset
 from deepgalaxy.data.reader import Dataset
@@ -15,7 +16,7 @@ from deepgalaxy.data.schema import check_dataset
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.render import RenderConfig, render_encounter
 from deepgalaxy.simulate.snapshot import Encounter
-from deepgalaxy.simulate.suite import GridDesign, SuiteConfig, dask_client
+from deepgalaxy.simulate.suite import GridDesign, SuiteConfig
 
 SNAPSHOTS = 5
 

@@ -58,13 +58,15 @@ def test_energy_and_angular_momentum_are_conserved(encounter):
     assert encounter.parameters["angular_momentum_drift"] < 0.01
 
 
-def test_first_pericentre_is_near_the_one_asked_for(encounter):
-    p = encounter.parameters
+def test_first_pericentre_is_near_the_one_asked_for():
+    # With 2048 particles the bulge that marks a nucleus has 70 of them, and the pericentre jitters by 3 kpc.
+    e = simulate(tiny(resolution={"n_particles": 8192, "last_time": 50.0}))
+    p = e.parameters
     assert p["pericentre_requested"] == 8
-    assert p["pericentre_measured"] == pytest.approx(8, abs=6.5)  # haloes give way, 70 bulge stars jitter
+    assert p["pericentre_measured"] == pytest.approx(8, abs=4)  # haloes give way: 5.3 to 5.6 in three seeds
     assert p["pericentre_time"] == pytest.approx(100, abs=20)
-    assert encounter.separation.min() >= 0.9 * p["pericentre_measured"]
-    assert abs(encounter.time[np.argmin(encounter.separation)]) <= 13
+    assert e.separation.min() >= 0.9 * p["pericentre_measured"]
+    assert abs(e.time[np.argmin(e.separation)]) <= 13
 
 
 def test_stages_follow_each_other(encounter):

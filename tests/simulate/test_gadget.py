@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from deepgalaxy.data.build import build_dataset, encounter_files
+from deepgalaxy.data.labelled import Labels
 from deepgalaxy.errors import SimulationError
 from deepgalaxy.image.render import RenderConfig, render_encounter
 from deepgalaxy.simulate.encounter import EncounterConfig, initial_conditions, is_finished, simulate, simulate_to_file
 from deepgalaxy.simulate.gadget import PARTICLE_TYPES, SECONDARY_IDS, SnapshotFolder, write_snapshot
 from deepgalaxy.simulate.galaxy import DISC
-from deepgalaxy.simulate.labelled import Labels
 from deepgalaxy.simulate.snapshot import CannotWrite, Encounter
 from deepgalaxy.units import KM_S
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepgalaxy.cluster import dask_client
 from deepgalaxy.errors import ConfigError, SimulationError
 from deepgalaxy.simulate.encounter import Resolution
 from deepgalaxy.simulate.galaxy import GalaxyConfig
 from deepgalaxy.simulate.snapshot import Encounter
-from deepgalaxy.simulate.suite import SuiteConfig, dask_client, run_suite
+from deepgalaxy.simulate.suite import SuiteConfig, run_suite
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted([*FOLDER.glob("*_suite.yaml"), FOLDER / "gallery.yaml", FOLDER / "grid.yaml"])

@@ -11,8 +11,8 @@ from pathlib import Path
 from ..cluster import LostWorkers, begin_task
 from ..errors import ClusterError, DatasetError, DeepGalaxyError
 from ..image.render import RenderConfig, n_cameras, render_encounter
-from ..simulate.labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
 from ..simulate.snapshot import Encounter
+from .labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
 from .reader import Dataset
 from .writer import DatasetWriter
 

@@ -8,12 +8,13 @@ from importlib import resources
 from pathlib import Path
 
 from .. import __version__
+from ..cluster import dask_client
 from ..config import Config, read_yaml
 from ..errors import DatasetError
 from ..image.render import RenderConfig
 from ..progress import progress
 from ..simulate.snapshot import FORMAT_VERSION as ENCOUNTER_VERSION
-from ..simulate.suite import SuiteConfig, dask_client, run_suite
+from ..simulate.suite import SuiteConfig, run_suite
 from . import schema
 from .build import build_dataset
 

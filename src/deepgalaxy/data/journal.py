@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-__all__ = ["DISK_ERRORS", "Journal", "journal_path", "sync_folder"]
+__all__ = ["DISK_ERRORS", "Journal", "journal_path"]
 
 _SLACK = 1 << 20  # bytes kept free for the metadata of one group
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
@@ -170,12 +170,3 @@ class Journal:
 
 def journal_path(partial: Path) -> Path:
     return partial.with_name(partial.name + ".journal")
-
-
-def sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError, DeepGalaxyWarning
+from ..files import sync_folder
 from . import schema
-from .journal import DISK_ERRORS, Journal, journal_path, sync_folder
+from .journal import DISK_ERRORS, Journal, journal_path
 
 __all__ = ["CameraImages", "DatasetWriter", "write_dummy_dataset"]
 

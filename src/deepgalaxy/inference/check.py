@@ -70,8 +70,8 @@ def _hdf5_kind(path: Path) -> str | None:
 def _check_encounter(encounter) -> list[str]:
     problems = []
     for name in ("energy_drift", "angular_momentum_drift"):
-        drift = encounter.parameters.get(name)
-        if drift is not None and not drift <= MAX_DRIFT:
+        drift = encounter.parameters.get(name, float("nan"))
+        if not drift <= MAX_DRIFT:
             problems.append(f"{encounter.name}: {name} is {100 * drift:.2f} %, more than {100 * MAX_DRIFT:g} %; "
                             "simulate it again with a smaller opening_angle or larger softening")
     return problems

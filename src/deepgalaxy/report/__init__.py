@@ -7,11 +7,11 @@ and the way files are written.
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 
 from ..errors import DeepGalaxyError
+from ..files import write_whole
 from ..labels import LABELS, Label
 
 #: Of the simulated encounters, for every report.
@@ -147,18 +147,12 @@ def make_folder(folder) -> Path:
 
 
 def write_file(path, data: bytes | str) -> Path:
-    """Write a whole file or leave what was there: a temporary name first, then `os.replace`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a whole file or leave what was there."""
     try:
-        try:
-            temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise _cannot_write(path, error) from None
-    return path
+    return Path(path)
 
 
 def _cannot_write(path, error: OSError) -> DeepGalaxyError:

@@ -10,13 +10,13 @@ import csv
 import io
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ..errors import SimulationError
+from ..files import sync_folder, write_whole
 from ..units import KM_S
 from .galaxy import BULGE, DISC, HALO, Particles
 from .snapshot import CannotWrite, Encounter
@@ -60,23 +60,14 @@ def write_snapshot(path: str | Path, particles: Particles, time: float) -> None:
     ------
     CannotWrite
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # In memory first: on a full disk HDF5 crashes when it closes a file.
     content = io.BytesIO()
     with h5py.File(content, "w") as f:
         _fill(f, particles, time)
     try:
-        with open(temporary, "wb") as out:
-            out.write(content.getbuffer())
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
+        write_whole(path, content.getbuffer())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CannotWrite(f"{path}: cannot be written ({error.strerror}); free space or choose another "
-                          "folder and start again, finished encounters are kept") from None
+        raise _cannot_write(path, error) from None
 
 
 def _fill(f: h5py.File, particles: Particles, time: float) -> None:
@@ -135,19 +126,19 @@ class SnapshotFolder:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
         except OSError as error:
-            raise self._error(error) from None
+            raise _cannot_write(self.path, error) from None
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
             if kind is None:
-                _sync(self._temporary)
+                sync_folder(self._temporary)
                 if self.path.exists():  # of a run that was killed before its encounter file was there
                     shutil.rmtree(self.path)
                 os.replace(self._temporary, self.path)
-                _sync(self.path.parent)
+                sync_folder(self.path.parent)
         except OSError as error:
-            raise self._error(error) from None
+            raise _cannot_write(self.path, error) from None
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
@@ -169,27 +160,15 @@ class SnapshotFolder:
             rows.writerow([f"snapshot_{n:03d}.hdf5", encounter.name, f"{time:.4f}", p["mass_ratio"], p["size_ratio"],
                            p["pericentre"], stage, f"{separation:.4f}"])
         try:
-            with open(self._temporary / "labels.csv", "w", encoding="utf-8") as f:
-                f.write(text.getvalue())
-                f.flush()
-                os.fsync(f.fileno())
+            write_whole(self._temporary / "labels.csv", text.getvalue())
         except OSError as error:
-            raise self._error(error) from None
+            raise _cannot_write(self.path, error) from None
 
     def _is_ours(self) -> bool:
         return self.path.is_dir() and all(
             p.name == "labels.csv" or p.match("snapshot_*.hdf5") for p in self.path.iterdir())
 
-    def _error(self, error: OSError) -> CannotWrite:
-        return CannotWrite(f"{self.path}: cannot be written ({error.strerror}); free space or choose another folder "
-                           "and start again, finished encounters are kept")
 
-
-def _sync(folder: Path) -> None:
-    """The names in a folder to the disk, where the system lets one."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _cannot_write(path: str | Path, error: OSError) -> CannotWrite:
+    return CannotWrite(f"{path}: cannot be written ({error.strerror}); free space or choose another folder and start "
+                       "again, finished encounters are kept")

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..cluster import PATIENCE, LostWorkers, dask_client, run_tasks
+from ..cluster import PATIENCE, LostWorkers, run_tasks
 from ..config import Config
 from ..errors import ConfigError, SimulationError
 from ..files import write_whole
@@ -20,7 +20,7 @@ from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_fil
 from .galaxy import GalaxyConfig
 from .snapshot import CannotWrite
 
-__all__ = ["Range", "SobolDesign", "GridDesign", "ListDesign", "SuiteConfig", "run_suite", "dask_client"]
+__all__ = ["Range", "SobolDesign", "GridDesign", "ListDesign", "SuiteConfig", "run_suite"]
 
 
 #: Age of a temporary file that nobody writes to any more.

@@ -19,11 +19,11 @@ import numpy as np
 from pydantic import Field
 
 from ..config import Config, read_yaml
-from ..data.schema import ENCOUNTER_NAME, NO_STAGE, one_line
 from ..errors import ConfigError, DatasetError
 from ..labels import STAGES
+from ..simulate.snapshot import stages
 from .foreign import read_stars
-from .snapshot import stages
+from .schema import ENCOUNTER_NAME, NO_STAGE, one_line
 
 __all__ = ["LABELS_NAMES", "NO_SEPARATION", "LabelledEncounter", "Labels", "ReadingConfig", "SnapshotLabels",
            "labels_file", "orbit_rotation"]

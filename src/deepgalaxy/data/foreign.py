@@ -12,9 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..data.schema import guard, member, one_line, open_file
 from ..errors import DatasetError
-from .gadget import KPC_IN_CM, MSUN_IN_G
+from ..simulate.gadget import KPC_IN_CM, MSUN_IN_G
+from .schema import guard, member, one_line, open_file
 
 __all__ = ["Stars", "read_stars"]
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from deepgalaxy.data.build import build_dataset, encounter_files
+from deepgalaxy.data.foreign import read_stars
+from deepgalaxy.data.labelled import NO_SEPARATION, Labels, labels_file, orbit_rotation
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.schema import NO_STAGE, check_dataset
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.render import RenderConfig
-from deepgalaxy.simulate.foreign import read_stars
-from deepgalaxy.simulate.labelled import NO_SEPARATION, Labels, labels_file, orbit_rotation
 from deepgalaxy.training.fit import read_recipe
 
 KPC, MSUN = 3.0856775814913674e21, 1.988409870698051e33
