@@ -123,7 +123,9 @@ def headline(story) -> str:
         low, high = number(label, q["p16"]), number(label, q["p84"])
         if label.unit == "Myr":
             when = "before" if q["p50"] < 0 else "after"
-            parts.append(f"{number(label, abs(q['p50']))} Myr {when} the first pericentre ({low} to {high})")
+            ticks = story.clock.get("time_in_dynamical_times", {}).get("p50")
+            also = f", {abs(ticks):.1f} dynamical times of the primary's disc" if ticks is not None else ""
+            parts.append(f"{number(label, abs(q['p50']))} Myr {when} the first pericentre ({low} to {high}){also}")
         elif label.log:
             parts.append(f"{label.title.lower()} {number(label, q['p50'])} ({low} to {high})")
     return "; ".join(parts) + "." if parts else "No answer."
