@@ -327,8 +327,7 @@ def _quiet():
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+    yield
+    # After an error it stays so: what Dask left undone complains, with tracebacks, as late as at the process's end.
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)

@@ -115,7 +115,7 @@ def cluster(tmp_path):
                                    "--no-dashboard", "--scheduler-file", file)
         worker = campaign.popen("distributed.cli.dask_worker", "--scheduler-file", file, "--nworkers", 1,
                                 "--nthreads", 1, "--no-dashboard", "--local-directory", tmp_path)
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and yaml.safe_load(file.read_text()))  # it is not written in one go
         return yaml.safe_load(file.read_text())["address"], scheduler, worker
 
     return start
