@@ -50,8 +50,8 @@ class Conservation:
 
 
 def time_step(softening: np.ndarray, acceleration: np.ndarray, snapshot_interval: float) -> float:
-    """0.35 times the 1 % quantile of sqrt(2 softening / a), rounded down to a divisor of the interval, Myr."""
-    wanted = 0.35 * np.sqrt(2 * float(np.quantile(_ease(softening, acceleration), 0.01)))
+    """0.45 times the 1 % quantile of sqrt(2 softening / a), rounded down to a divisor of the interval, Myr."""
+    wanted = 0.45 * np.sqrt(2 * float(np.quantile(_ease(softening, acceleration), 0.01)))
     return snapshot_interval / np.ceil(snapshot_interval / wanted)
 
 
