@@ -3,7 +3,7 @@
 Needs `pip install dask-jobqueue` beside deepgalaxy, and a folder that all machines share. Start it on a login
 node (in tmux or screen) or in a small job of its own; started again, it runs what is missing:
 
-    python recipes/slurm_campaign.py recipes/shipped_suite.yaml -o runs/ --jobs 10 --cores 16 --queue normal
+    python recipes/slurm_campaign.py recipes/wide_suite.yaml -o runs/ --jobs 10 --cores 16 --queue normal
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Usage: python scripts/make_examples.py [FOLDER]
 
-Simulates (or takes from the cache) the held-out suite, and photographs some of its encounters as a
-telescope would. The truth goes into docs/examples.csv and into the FITS headers.
+Simulates some encounters of recipes/examples_suite.yaml, and photographs them as a telescope would. The truth goes into
+docs/examples.csv and into the FITS headers.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deepgalaxy.data.held_out import held_out_dataset
 from deepgalaxy.image.mock import mock_image, write_mock_fits, write_mock_png
 from deepgalaxy.image.view import View
-from deepgalaxy.simulate.snapshot import Encounter
+from deepgalaxy.simulate.encounter import simulate
+from deepgalaxy.simulate.suite import SuiteConfig
 
 #: Encounter, time in Myr, direction to the observer, field of view in kpc, redshift, format.
 MOCKS = [
@@ -32,10 +32,11 @@ def main(folder: str = "examples") -> None:
     """Write the mocks and their truth."""
     output = Path(folder)
     output.mkdir(exist_ok=True)
-    runs = held_out_dataset().parent / "runs"
+    suite = SuiteConfig.from_yaml(Path(__file__).resolve().parents[1] / "recipes" / "examples_suite.yaml")
+    encounters = {encounter.name: encounter for encounter in suite.encounters()}
     rows = []
     for i, (name, wanted, direction, field, redshift, kind) in enumerate(MOCKS):
-        encounter = Encounter.read(runs / f"{name}.h5")
+        encounter = simulate(encounters[name])
         snapshot = int(np.argmin(np.abs(encounter.time - wanted)))
         view, p = View(direction), encounter.parameters
         image = mock_image(encounter, snapshot, view, n_pixels=360, field_of_view=field, seed=i)

@@ -143,7 +143,7 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
     _exit(stories)
 
 
-@app.command(epilog="Example: deepgalaxy simulate recipes/shipped_suite.yaml -o runs/")
+@app.command(epilog="Example: deepgalaxy simulate recipes/wide_suite.yaml -o runs/")
 def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
              output: Annotated[Path, typer.Option("-o", "--output", help="folder of encounter files")],
              scheduler: SchedulerOption = None, workers: WorkersOption = None, patience: PatienceOption = 120,
@@ -242,38 +242,75 @@ def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], js
         _write_json(json_file, {"weights": str(path), "epochs": list({row["epoch"]: row for row in rows}.values())})
 
 
-@app.command(epilog="Example: deepgalaxy evaluate --protocol unseen --json -")
-def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen")] = "unseen",
+@app.command(epilog="Examples: deepgalaxy evaluate --protocol unseen --json -; "
+             "deepgalaxy evaluate --protocol real --data FOLDER --report out/")
+def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: encounters never seen, clean and with "
+                                                   "observational realism; paper: DeepGalaxy's classes on a random "
+                                                   "split; real: a folder of pictures, and a CSV of what was "
+                                                   "published about them")] = "unseen",
              model: ModelOption = None, library: LibraryOption = None,
-             data: Annotated[Path | None, typer.Option("--data", help="a data set; without it, held-out encounters "
-                                                       "are simulated into the cache first")] = None,
+             data: Annotated[Path | None, typer.Option("--data", help="a data set, or the folder; without it, held-out "
+                                                       "encounters are simulated into the cache first")] = None,
              n_images: Annotated[int, typer.Option("--images", min=16, help="at most so many")] = 2000,
              report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page")] = None,
              json_file: JsonOption = None) -> None:
-    """Errors and coverage on encounters that the model has never seen."""
-    if protocol != "unseen":
-        raise ConfigError(f"protocol = {protocol}: is not known; allowed: unseen")
-    from .data.held_out import held_out_dataset
-    from .data.reader import Dataset
-    from .inference.evaluate import evaluate_unseen
+    """How good the answers are: errors and tests of the error bars, or real pictures beside published stories."""
+    protocols = {"unseen": _evaluate_unseen, "realism": _evaluate_unseen, "paper": _evaluate_paper,
+                 "real": _evaluate_real}
+    if protocol not in protocols:
+        raise ConfigError(f"protocol = {protocol}: is not known; allowed: {', '.join(protocols)}")
     from .inference.predictor import load
 
-    predictor = load(model, library)
-    dataset = Dataset(data if data is not None else held_out_dataset())
-    n = min(n_images, len(dataset))
-    with progress("evaluate", 3 * n) as advance:
-        result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n, on_batch=advance)
+    if protocol in ("real", "paper") and data is None:
+        what = "a folder of pictures" if protocol == "real" else "the data set that the model was trained on"
+        raise ConfigError(f"protocol = {protocol}: needs --data, {what}")
+    result, table, write = protocols[protocol](load(model, library), data, n_images)
+    result["protocol"] = protocol
     _write_json(json_file, result)
     if json_file != "-":
-        _print(_evaluation_table(result))
+        _print(table(result))
     if report is not None:
-        from .report.evaluation import write_evaluation
+        say(f"report: {write(report)}")
 
-        say(f"report: {write_evaluation(result, samples, report)}")
+
+def _evaluate_unseen(predictor, data, n_images):
+    from .data.held_out import held_out_dataset
+    from .data.reader import Dataset
+    from .inference.evaluate import chosen_images, evaluate_unseen
+    from .report.evaluation import write_evaluation
+    from .report.terminal import evaluation_table
+
+    dataset = Dataset(data if data is not None else held_out_dataset())
+    with progress("evaluate", 3 * len(chosen_images(dataset, n_images)[0])) as advance:
+        result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n_images, on_batch=advance)
+    return result, evaluation_table, lambda folder: write_evaluation(result, samples, folder)
+
+
+def _evaluate_paper(predictor, data, n_images):
+    from .data.reader import Dataset
+    from .inference.paper import evaluate_paper
+    from .report.evaluation import write_evaluation
+    from .report.terminal import paper_table
+
+    dataset = Dataset(data)
+    with progress("evaluate", int(0.2 * len(dataset))) as advance:
+        result = evaluate_paper(predictor.weights, dataset, advance)
+    return result, paper_table, lambda folder: write_evaluation(result, None, folder)
+
+
+def _evaluate_real(predictor, data, n_images):
+    from .inference.real import evaluate_real, read_table
+    from .report.real import write_real
+    from .report.terminal import real_table
+
+    with progress("evaluate", len(read_table(data))) as advance:
+        result, stories = evaluate_real(predictor, data, advance)
+    return result, real_table, lambda folder: write_real(result, stories, folder)
 
 
 @app.command(epilog="Example: deepgalaxy index --model out/model.safetensors --data suite.h5 -o out/")
-def index(model: Annotated[Path, typer.Option("--model")], data: Annotated[Path, typer.Option("--data")],
+def index(model: Annotated[Path, typer.Option("--model")],
+          data: Annotated[list[Path], typer.Option("--data", help="a data set; several are taken as one")],
           output: Annotated[Path, typer.Option("-o", "--output", help="folder of the library")],
           n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 36000,
           no_calibration: Annotated[bool, typer.Option("--no-calibration", help="keep the model's temperatures")]
@@ -283,7 +320,7 @@ def index(model: Annotated[Path, typer.Option("--model")], data: Annotated[Path,
     The calibrated weights and the library that belongs to them come into the same folder; weights that lie
     elsewhere are left as they are.
     """
-    from .data.reader import Dataset
+    from .data.joined import open_data
     from .search.build import build_library, calibrate
 
     temperatures = None
@@ -295,7 +332,7 @@ def index(model: Annotated[Path, typer.Option("--model")], data: Annotated[Path,
         temperatures = calibrate(model, data, output=output / "model.safetensors")
         model = output / "model.safetensors"
         say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items()))
-    with progress("index", min(n_images, len(Dataset(data)))) as advance:
+    with progress("index", min(n_images, int(open_data(data).is_encounter.sum()))) as advance:
         n = build_library(model, data, output / "library.h5", n_images, advance)
     say(f"library: {output / 'library.h5'}, {n} images")
     _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,
@@ -385,24 +422,6 @@ def _table(stories):
     from .report.terminal import story_table
 
     return story_table(stories)
-
-
-def _evaluation_table(result: dict):
-    from rich.table import Table
-
-    table = Table("label", "images", "median |error|", "guessing", "68 % covers", "95 % covers",
-                  title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters")
-    for part in ("clean", "realism", "realism_without_scale"):
-        for name, v in result[part].items():
-            if "median_abs_error" in v:
-                table.add_row(name, part, f"{v['median_abs_error']:.3g} {v['unit']}",
-                              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.0f} %",
-                              f"{100 * v['coverage95']:.0f} %")
-    r = result["reconstruction"]
-    table.caption = f"SSIM {r['ssim_fcae']:.3f} (FCAE), {r['ssim_vae']:.3f} (through z)"
-    if "neighbours" in result:
-        table.caption += f"; 5 nearest in z: median |dt| {result['neighbours']['median_abs_dt_5']:.0f} Myr"
-    return table
 
 
 def _show_bench(result: dict, json_file: str | None) -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Label", "LABELS", "STAGES"]
+__all__ = ["Label", "LABELS", "FRAME_SIDE", "STAGES", "UNDISTURBED"]
 
-#: What an encounter is doing, in the order of time.
-STAGES = ("approach", "first passage", "return", "merged")
+#: What an encounter is doing, in the order of time, and what is none.
+STAGES = ("approach", "first passage", "return", "merged", "single", "chance pair")
+#: What a group of a data set may show besides an encounter (its attribute `kind`), and the stage that stands for it.
+UNDISTURBED = {"single": STAGES.index("single"), "chance": STAGES.index("chance pair")}
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,12 @@ class Label:
 
 
 LABELS = (
-    Label("time_since_pericentre", "time", "Myr", -160, 510, 67, 1.0, title="Time since first pericentre"),
-    Label("mass_ratio", "mass_ratio", "secondary/primary", 0.18, 1.12, 32, 1.0, True, "Mass ratio"),
-    Label("size_ratio", "size_ratio", "secondary/primary", 0.28, 1.5, 32, 1.0, True, "Size ratio"),
+    Label("time_since_pericentre", "time", "Myr", -210, 1010, 122, 1.0, title="Time since first pericentre"),
+    Label("mass_ratio", "mass_ratio", "secondary/primary", 0.09, 1.6, 44, 1.0, True, "Mass ratio"),
+    Label("size_ratio", "size_ratio", "secondary/primary", 0.2, 1.6, 40, 1.0, True, "Size ratio"),
     Label("view_inclination", "view_inclination", "deg", 0, 90, 30, 1.0,
           title="Angle of the orbital plane to the sky"),
 )
+
+#: The size on the sky that the picture itself suggests, where nobody says its scale; no column of a data set.
+FRAME_SIDE = Label("frame_side", "", "kpc", 12, 700, 40, 1.0, True, "Side of the frame")

@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
-from deepgalaxy.inference.posterior import coverage_level, distributions, quantile, summarise, views_of
+from deepgalaxy.inference.posterior import (
+    UNTOLD,
+    coverage_level,
+    distributions,
+    joint_samples,
+    quantile,
+    summarise,
+    views_of,
+)
 from deepgalaxy.inference.story import QUANTILES
-from deepgalaxy.labels import LABELS, STAGES
+from deepgalaxy.labels import FRAME_SIDE, LABELS, STAGES
 from deepgalaxy.search.pictures import flipped
 
 ALL = pytest.mark.parametrize("label", LABELS, ids=lambda label: label.name)
@@ -122,19 +131,21 @@ def test_library_undoes_the_flip_of_every_view(frame):
 def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
     frames = torch.cat([frame, frame.flip(3) * 0.5, torch.rand(1, 1, 112, 112)])
     scale, model = torch.tensor([0.1, torch.nan, -0.2]), predictor.weights.model
-    temperatures = {label.name: 0.7 for label in LABELS}
+    temperatures = {label.name: 0.7 for label in LABELS} | {f"mass_ratio{UNTOLD}": 1.6}
     p, mu = distributions(model, frames, scale, temperatures)
     assert mu.shape == (4, 3, model.config.latent_size)
     with torch.inference_mode():  # of the four mirror images as they are, not turned
         for latent, mirrored in zip(mu, views_of(frames, n_views=4), strict=True):
             torch.testing.assert_close(latent, model.encode(mirrored).mu)
-    assert list(p) == [label.name for label in LABELS] + ["stage"]
+    assert list(p) == [label.name for label in (*LABELS, FRAME_SIDE)] + ["stage"]
     with torch.inference_mode():
         logits = [model(view, scale)[1] for view in views_of(frames)]
     for name, values in p.items():
         np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-5)
         assert (values >= 0).all()
-        t = temperatures.get(name, 1.0)
+        t = torch.full((3, 1), temperatures.get(name, 1.0))
+        if name == "mass_ratio":
+            t[1] = 1.6  # where nobody tells the scale
         one_by_one = np.mean([torch.softmax(one[name] / t, dim=1).numpy() for one in logits], axis=0)
         np.testing.assert_allclose(values, one_by_one, atol=1e-6)
 
@@ -149,12 +160,57 @@ def test_batch_gives_what_single_frames_give(predictor, frame):
 
 
 def test_summary_holds_all_labels_in_order():
-    p = {label.name: some_distributions(label, 2) for label in LABELS} | {"stage": np.array([[0.1, 0.2, 0.3, 0.4]] * 2)}
+    p = {label.name: some_distributions(label, 2) for label in LABELS}
+    p["stage"] = np.array([[0.1, 0.2, 0.3, 0.3, 0.06, 0.04]] * 2)
     properties, stage, curves = summarise(p, 1, QUANTILES)
     assert list(properties) == list(curves) == [label.name for label in LABELS]
-    assert stage == dict(zip(STAGES, (0.1, 0.2, 0.3, 0.4), strict=True))
+    assert stage == dict(zip(STAGES, (0.1, 0.2, 0.3, 0.3, 0.06, 0.04), strict=True))
     for label in LABELS:
         values = properties[label.name]
         assert list(values) == ["unit", *QUANTILES] and values["unit"] == label.unit
         assert values["p84"] == quantile(label, p[label.name], 0.84)[1]
         assert len(curves[label.name][0]) == len(curves[label.name][1]) + 1
+
+
+def test_joint_samples_keep_the_posteriors_and_tie_time_to_scale(loud, frame):
+    """Each label's draws are those of its posterior; only with an unknown scale does anything hang on the scale."""
+    model, encoding = loud.weights.model, None
+    for scale in (torch.tensor([0.1]), torch.tensor([torch.nan])):
+        p, _ = distributions(model, frame, scale)
+        with torch.inference_mode():
+            encoding = model.encode(frame)
+            samples = joint_samples(model, encoding.maps, scale, p, {}, side_pixels=100.0, n=4000)
+        assert set(samples) == {label.name for label in LABELS} | {"kpc_per_pixel"}
+        for label in LABELS:
+            drawn = samples[label.name]
+            if label.name == "view_inclination":
+                assert 0.45 < (drawn > 90).mean() < 0.55  # the mirror image is as likely
+                drawn = np.where(drawn > 90, 180 - drawn, drawn)
+            for q in (0.16, 0.5, 0.84):
+                assert np.mean(drawn <= quantile(label, p[label.name], q)[0]) == pytest.approx(q, abs=0.01)
+        if torch.isnan(scale).any():
+            side = quantile(FRAME_SIDE, p["frame_side"], [0.16, 0.84])[0] / 100
+            found = np.quantile(samples["kpc_per_pixel"], [0.16, 0.84])
+            np.testing.assert_allclose(np.log(found), np.log(side), atol=0.25)
+        else:
+            np.testing.assert_allclose(samples["kpc_per_pixel"], 10**0.1, rtol=1e-5)
+
+
+def test_joint_samples_follow_a_model_whose_time_is_the_scale():
+    """A model that says: the larger, the later. Draws of time and scale then go together, in rank."""
+    class Model:
+        @staticmethod
+        def classify(maps, scale):
+            logits = {label.name: torch.zeros(len(maps), label.n_bins) for label in LABELS}
+            time = LABELS[0]
+            at = (np.log(100 * 10 ** float(scale[0])) - np.log(20)) / np.log(20)  # 20 to 400 kpc: 0 to 1
+            logits[time.name] = torch.zeros(len(maps), time.n_bins)
+            logits[time.name][:, int(np.clip(at, 0, 1) * (time.n_bins - 1))] = 30
+            return logits
+
+    side = some_distributions(FRAME_SIDE, 1)
+    p = {label.name: some_distributions(label, 1) for label in LABELS} | {"frame_side": side}
+    samples = joint_samples(Model(), torch.zeros(4, 1, 1, 1), torch.tensor([torch.nan]), p, {}, 100.0)
+    together = spearmanr(samples["time_since_pericentre"], samples["kpc_per_pixel"]).statistic
+    assert together > 0.95
+    assert abs(spearmanr(samples["mass_ratio"], samples["kpc_per_pixel"]).statistic) < 0.1

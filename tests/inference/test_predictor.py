@@ -16,7 +16,7 @@ from deepgalaxy.labels import LABELS, STAGES
 from deepgalaxy.units import kpc_per_arcsec
 
 KEYS = ["image", "model", "scale", "time_since_pericentre", "mass_ratio", "size_ratio", "view_inclination", "stage",
-        "familiarity", "flags", "matches", "clock"]
+        "familiarity", "flags", "matches", "clock", "kpc_per_pixel_estimate"]
 FIELD, REDSHIFT = 90.0, 0.03
 
 

@@ -51,7 +51,7 @@ def make_story(image="pair.fits", seed=0, flags=(), scale=None, familiarity=0.6,
     return Story(
         image=image, model={"name": "tiny", "version": "0.1.0", "sha256": "ab" * 32},
         scale={"kpc_per_pixel": scale, "source": "given" if scale else "content"}, properties=properties,
-        stage=dict(zip(STAGES, rng.dirichlet(np.ones(4)).tolist(), strict=True)), familiarity=familiarity,
+        stage=dict(zip(STAGES, rng.dirichlet(np.ones(len(STAGES))).tolist(), strict=True)), familiarity=familiarity,
         flags=list(flags), matches=matches, distributions=distributions, z=rng.normal(size=32),
         display=rng.integers(0, 255, (60, 90, 3), np.uint8),
         frame_box=np.array([[10, 5], [70, -5], [80, 55], [20, 65.0]]),

@@ -37,7 +37,8 @@ def content(seed=0):
         "encounters": [f"encounter_{i:04d}" for i in range(N_ENCOUNTERS)], "encounter": np.arange(N) % N_ENCOUNTERS,
         "snapshot": rng.integers(0, 66, N), "camera": rng.integers(0, 8, N),
         "thumbnails": [encode_thumbnail(picture) for picture in pictures()],
-        "familiar_z": rng.normal(size=(40, D)) * [3, 1, 1, 0.5, 0.001],
+        "usual_features": rng.normal(size=(200, 4)) * [3, 1, 0.5, 0.1] + 1,
+        "unseen_features": rng.normal(size=(40, 4)) * [3, 1, 0.5, 0.1] + 1,
         "model_sha256": "ab" * 32, "config": '{"n_pixels": 160}'}
 
 
@@ -138,7 +139,7 @@ from deepgalaxy.search.library import Library
 path, copy = Path(sys.argv[1]), Path(sys.argv[2])
 data, size = path.read_bytes(), path.stat().st_size
 whole = Library(path)
-known = lambda l: (l.model_sha256, l.encounters, l.thumbnail(3).tobytes(), l._z.tobytes(), l._familiar.tobytes())
+known = lambda l: (l.model_sha256, l.encounters, l.thumbnail(3).tobytes(), l._z.tobytes(), l._unseen.tobytes())
 for offset in [*range(0, 5000, 37), *range(5000, size, size // 70), size - 1]:
     copy.write_bytes(data[:offset] + bytes([data[offset] ^ 0x04]) + data[offset + 1:])
     try:
@@ -310,16 +311,27 @@ def test_images_like_the_library_are_more_familiar_than_noise(plain, tiny_datase
     noise = [plain.predict(rng.standard_normal((64, 64))).familiarity for _ in range(6)]
     assert 0 <= min(known + noise) and max(known + noise) <= 1
     assert np.mean(known) > np.mean(noise)
-    assert Library.familiarity(plain.library, np.full((4, 8), 1e3)) == 0
+    width = 2 * plain.weights.model.config.classifier_width
+    assert plain.library.familiarity(np.full((4, width), 1e3)) == 0
 
 
 def test_familiarity_is_unknown_without_images_to_compare_with(tmp_path):
-    write_library(tmp_path / "library.h5", **{**content(), "familiar_z": np.zeros((0, D))})
-    assert np.isnan(Library(tmp_path).familiarity(np.zeros((1, D))))
+    write_library(tmp_path / "library.h5", **{**content(), "unseen_features": np.zeros((0, 4))})
+    assert np.isnan(Library(tmp_path).familiarity(np.zeros((1, 4))))
+
+
+def test_strangeness_takes_every_direction_in_units_of_its_scatter(library):
+    """Mahalanobis by numpy: features scatter 30 times as much along one axis as along another."""
+    features = content()["usual_features"]
+    scatter = np.cov(features.T)
+    inverse = np.linalg.inv(scatter + 1e-3 * np.trace(scatter) / 4 * np.eye(4))  # no axis counts for more than that
+    away = features - features.mean(axis=0)
+    wanted = np.sqrt(np.einsum("ni,ij,nj->n", away, inverse, away))
+    np.testing.assert_allclose(library.strangeness(features), wanted, rtol=1e-3)
 
 
 def test_familiarity_is_the_share_that_lies_further_away(path):
     """Of the images that it is measured against, the i-th nearest has i/M nearer ones."""
     library, values = Library(path), content()
-    found = np.sort([library.familiarity(z[None]) for z in values["familiar_z"]])
+    found = np.sort([library.familiarity(one[None]) for one in values["unseen_features"]])
     np.testing.assert_allclose(found, np.arange(1, 41) / 40, atol=0.03)

@@ -409,3 +409,55 @@ def test_checkpoint_of_another_architecture_is_one_line(straight, tmp_path):
     with pytest.raises(ModelError, match="another architecture") as caught:
         fit(other, say=lambda line: None)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def bad_data(data, tmp_path):
+    """The data set with one image that is not finite and one whose bytes were flipped."""
+    path = tmp_path / "bad.h5"
+    path.write_bytes(data.read_bytes())
+    with h5py.File(path, "r+") as f:
+        f["encounter_0000/images_camera_01"][2] = np.nan
+        chunk = f["encounter_0001/images_camera_00"].id.get_chunk_info(0)
+    raw = bytearray(path.read_bytes())
+    raw[chunk.byte_offset + chunk.size // 2] ^= 0xFF
+    path.write_bytes(raw)
+    return path
+
+
+def test_a_bad_image_stops_training_with_its_place(bad_data):
+    dataset = Dataset(bad_data)
+    images = EncounterImages(dataset, np.arange(len(dataset)))
+    [nan] = np.flatnonzero((dataset.group == 0) & (dataset.camera == 1) & (dataset.snapshot == 2))
+    [flipped] = np.flatnonzero((dataset.group == 1) & (dataset.camera == 0) & (dataset.snapshot == 0))
+    with pytest.raises(DatasetError, match="bad.h5: group encounter_0000, camera 1, snapshot 2.*bad_images: skip"):
+        images.__getitems__([0, nan])
+    with pytest.raises(DatasetError, match="encounter_0001.*damaged"):
+        images.__getitems__([0, flipped])
+
+
+def test_a_bad_image_is_skipped_and_said_if_so_configured(bad_data, capsys):
+    dataset = Dataset(bad_data)
+    bad = [int(np.flatnonzero((dataset.group == g) & (dataset.camera == c) & (dataset.snapshot == s))[0])
+           for g, c, s in ((0, 1, 2), (1, 0, 0))]
+    images = EncounterImages(dataset, np.arange(len(dataset)), skip_bad=True)
+    batch = images.__getitems__([0, bad[0], 5, bad[1]])
+    index = batch["index"].tolist()
+    assert index[0] == 0 and index[2] == 5 and not set(bad) & set(index)
+    np.testing.assert_array_equal(batch["image"], dataset.images(index))
+    np.testing.assert_array_equal(batch["time_since_pericentre"], dataset.labels["time"][index])
+    said = capsys.readouterr().err
+    assert "encounter_0000, camera 1, snapshot 2" in said and "1 more" in said
+    with pytest.raises(DatasetError, match="all others"):
+        images.__getitems__(bad)
+
+
+def test_a_recipe_that_skips_bad_images_trains_through(bad_data, tmp_path):
+    config = recipe(bad_data, tmp_path / "run", bad_images="skip", validation_share=0.3)
+    assert load_weights(fit(config, say=lambda line: None))
+
+
+def test_a_recipe_may_name_several_data_sets(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: [a.h5, sub/b.h5]\noutput: out\n")
+    config = read_recipe(tmp_path / "recipe.yaml")
+    assert config.data == (str(tmp_path / "a.h5"), str(tmp_path / "sub" / "b.h5"))

@@ -11,7 +11,9 @@ from pathlib import Path
 from ..cluster import LostWorkers, begin_task
 from ..errors import ClusterError, DatasetError, DeepGalaxyError
 from ..image.render import RenderConfig, n_cameras, render_encounter
+from ..labels import UNDISTURBED
 from ..simulate.snapshot import Encounter
+from ..simulate.undisturbed import Undisturbed
 from .labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
 from .reader import Dataset
 from .writer import DatasetWriter
@@ -56,15 +58,23 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
         line about an encounter that is left out because its file is damaged or its worker died.
     """
     files = encounter_files(folder)
+    if config.n_undisturbed and labels_file(folder) is not None:
+        raise DatasetError(f"n_undisturbed = {config.n_undisturbed}: needs encounters of 'deepgalaxy simulate', which "
+                           "say what star is of which galaxy; leave it out for snapshots of your own")
     made_by = _made_by(folder, config)
-    if _is_finished(Path(path), files, made_by):
+    # A picture of an encounter comes with those of its galaxies alone.
+    wanted = {(file.stem if kind is None else f"{file.stem}-{kind}"): (file, kind)
+              for file in files for kind in (*(UNDISTURBED if config.n_undisturbed else ()), None)}
+    if _is_finished(Path(path), set(wanted), made_by):
         yield from ((file.stem, None) for file in files)
         return
     with DatasetWriter(path, made_by) as writer:
-        yield from ((name, None) for name in sorted(writer.done))
-        missing = [f for f in files if f.stem not in writer.done]
-        for file, pieces in _rendered(missing, config, client):
-            yield file.stem, _write_pieces(writer, pieces, config)
+        yield from ((name, None) for name in sorted(writer.done) if name not in wanted or wanted[name][1] is None)
+        missing = [source for name, source in wanted.items() if name not in writer.done]
+        for (file, kind), pieces in _rendered(missing, config, client):
+            error = _write_pieces(writer, pieces, config)
+            if kind is None or error is not None:
+                yield file.stem, error
 
 
 def _write_pieces(writer: DatasetWriter, pieces, config: RenderConfig) -> str | None:
@@ -92,7 +102,7 @@ def _made_by(folder: str | Path, config: RenderConfig) -> str:
     return json.dumps({**config.model_dump(mode="json"), "labels_sha256": Labels(labels).digest})
 
 
-def _is_finished(path: Path, files: list[Path], made_by: str) -> bool:
+def _is_finished(path: Path, names: set[str], made_by: str) -> bool:
     """Does the data set hold these encounters already, photographed in this way?"""
     if not path.is_file() or path.with_name(path.name + ".partial").exists():
         return False
@@ -100,16 +110,18 @@ def _is_finished(path: Path, files: list[Path], made_by: str) -> bool:
         dataset = Dataset(path)
     except DatasetError:
         return False
-    return dataset.config == made_by and set(dataset.groups) == {file.stem for file in files}
+    return dataset.config == made_by and set(dataset.groups) == names
 
 
 class _LeftOut(Exception):
     """An encounter that cannot be rendered, in one line."""
 
 
-def _render_piece(file: str, config_json: str, first: int, n_snapshots: int):
-    encounter = _read(Path(file))
-    cameras = render_encounter(encounter, RenderConfig.from_json(config_json), first, n_snapshots)
+def _render_piece(file: str, kind: str | None, config_json: str, first: int, n_snapshots: int):
+    encounter, config = _read(Path(file)), RenderConfig.from_json(config_json)
+    if kind is not None:
+        encounter = Undisturbed(encounter, kind, config.n_undisturbed)
+    cameras = render_encounter(encounter, config, first, n_snapshots)
     return first, encounter.without_stars(), cameras  # the pictures are enough to send back
 
 
@@ -126,38 +138,39 @@ def _labels(path: Path, _changed: int) -> Labels:
     return Labels(path)
 
 
-def _rendered(files: list[Path], config: RenderConfig, client):
-    """(file, its pieces in order), one file after the other."""
+def _rendered(sources: list[tuple[Path, str | None]], config: RenderConfig, client):
+    """(source, its pieces in order), one after the other; a source is a file, and what of `UNDISTURBED` if any."""
     n_snapshots = max(1, _PIECE // (n_cameras(config) * config.n_pixels**2 * 2))
     # A few more than there are workers are under way, so that memory holds few pieces at once.
     ahead = 2 * max(1, len(client.scheduler_info()["workers"])) if client is not None else 1
 
-    def begin(file: Path, first: int):
+    def begin(source: tuple[Path, str | None], first: int):
         """Start a piece; what comes back waits for it."""
-        arguments = str(file.resolve()), config.to_json(), first, n_snapshots
+        arguments = str(source[0].resolve()), source[1], config.to_json(), first, n_snapshots
         if client is None:
             return lambda: _render_piece(*arguments)
         return begin_task(client, _render_piece, *arguments)
 
-    def pieces(file: Path, piece):
+    def pieces(source, piece):
         try:
             first, encounter, cameras = piece()
             yield first, encounter, cameras
             rest, running = deque(range(n_snapshots, len(encounter.time), n_snapshots)), deque()
             while rest or running:
                 while rest and len(running) < ahead:
-                    running.append(begin(file, rest.popleft()))
+                    running.append(begin(source, rest.popleft()))
                 yield running.popleft()()
         except LostWorkers as error:
-            raise _LeftOut(f"{file.name}: {error}, of memory perhaps; try fewer --workers or fewer pixels") from None
+            raise _LeftOut(f"{source[0].name}: {error}, of memory perhaps; try fewer --workers or fewer "
+                           "pixels") from None
         except ClusterError:
             raise
         except DeepGalaxyError as error:
             raise _LeftOut(f"{type(error).__name__}: {error}") from None
 
-    waiting, begun = deque(files), deque()
+    waiting, begun = deque(sources), deque()
     while waiting or begun:
         while waiting and len(begun) < ahead:
             begun.append((waiting[0], begin(waiting.popleft(), 0)))
-        file, piece = begun.popleft()
-        yield file, pieces(file, piece)
+        source, piece = begun.popleft()
+        yield source, pieces(source, piece)

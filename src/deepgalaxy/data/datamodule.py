@@ -7,7 +7,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from ..errors import DatasetError
 from ..labels import LABELS
+from ..progress import say
 from .reader import Dataset
 
 __all__ = ["EncounterImages", "GlobalBatches", "loader"]
@@ -20,10 +22,12 @@ class EncounterImages(TorchDataset):
     ----------
     dataset : the file.
     indices : (n,) which of its images.
+    skip_bad : an image that is damaged or not finite is replaced by another of its batch, and said; else it is an
+        error.
     """
 
-    def __init__(self, dataset: Dataset, indices: np.ndarray):
-        self.dataset, self.indices = dataset, np.asarray(indices)
+    def __init__(self, dataset: Dataset, indices: np.ndarray, skip_bad: bool = False):
+        self.dataset, self.indices, self.skip_bad = dataset, np.asarray(indices), skip_bad
         n_cameras = int(dataset.camera.max()) + 1
         self.labels = {label.name: dataset.labels[label.column].astype(np.float32) for label in LABELS}
         self.labels["stage"] = dataset.labels["stage"]
@@ -34,12 +38,41 @@ class EncounterImages(TorchDataset):
 
     def __getitems__(self, positions):
         """One whole batch: image (B, H, W), pixel_scale (B,), index (B,) and the labels (B,)."""
-        index = self.indices[np.asarray(positions)]
-        batch = {"image": torch.from_numpy(self.dataset.images(index)),
+        index, images = self._sound(self.indices[np.asarray(positions)])
+        batch = {"image": torch.from_numpy(images),
                  "pixel_scale": torch.from_numpy(self.dataset.labels["pixel_scale"][index].astype(np.float32)),
                  "index": torch.from_numpy(index.astype(np.int64))}
         batch.update({name: torch.from_numpy(values[index]) for name, values in self.labels.items()})
         return batch
+
+    def _sound(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images (B, H, W) of these indices, or of others of the batch in the place of bad ones."""
+        try:
+            images = self.dataset.images(index)
+            bad = ~np.isfinite(images).all(axis=(1, 2))
+        except DatasetError:
+            if not self.skip_bad:
+                raise
+            images, bad = np.zeros((len(index), *self.dataset.shape), np.float32), np.zeros(len(index), bool)
+            for k in range(len(index)):
+                try:
+                    images[k] = self.dataset.images(index[k:k + 1])[0]
+                    bad[k] = not np.isfinite(images[k]).all()
+                except DatasetError:
+                    bad[k] = True
+        if not bad.any():
+            return index, images
+        d, first = self.dataset, int(index[np.argmax(bad)])
+        where = (f"{d.path}: group {d.groups[d.group[first]]}, camera {d.camera[first]}, snapshot {d.snapshot[first]}: "
+                 "is damaged or holds values that are not finite")
+        if not self.skip_bad:
+            raise DatasetError(f"{where}; make the file again, or train with bad_images: skip")
+        if bad.all():
+            raise DatasetError(f"{where}, as are all others of its batch; make the file again")
+        say(f"{where}; skipped" + (f", and {bad.sum() - 1} more of its batch" if bad.sum() > 1 else ""))
+        good = np.flatnonzero(~bad)
+        place = np.where(bad, good[np.cumsum(bad) % len(good)], np.arange(len(index)))
+        return index[place], images[place]
 
 
 class GlobalBatches(Sampler):

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
+from ..labels import UNDISTURBED
 from . import schema
 
 __all__ = ["Dataset"]
@@ -47,7 +48,8 @@ class Dataset:
         Unit vectors towards the observer; NaN if not known.
     labels : dict of arrays of shape (n,)
         float32 "time" (Myr), "mass_ratio", "size_ratio", "view_inclination" (degrees, 0..90),
-        "separation" (kpc), "pericentre" (kpc), "pixel_scale" (kpc per pixel), NaN where not known;
+        "separation" (kpc), "pericentre" (kpc), "pixel_scale" (kpc per pixel), NaN where not known,
+        as are times and views of single galaxies and chance pairs;
         uint8 "stage", `schema.NO_STAGE` where not known.
     shape : (H, W)
     quantity : str
@@ -76,6 +78,16 @@ class Dataset:
         """Name and seed of each encounter, which tell encounters of different suites apart."""
         return [f"{name}#{int(row['seed'])}" if "seed" in row else name
                 for name, row in zip(self.groups, self.attributes, strict=True)]
+
+    @property
+    def families(self) -> list[str]:
+        """The encounter whose galaxies each group shows: what must not be divided among training and testing."""
+        return [str(row.get("encounter", name)) for name, row in zip(self.groups, self.attributes, strict=True)]
+
+    @property
+    def is_encounter(self) -> np.ndarray:
+        """Mask (n,) of the images that show an encounter, and no single galaxy or chance pair."""
+        return np.array([row.get("kind") not in UNDISTURBED for row in self.attributes])[self.group]
 
     def image(self, i: int) -> np.ndarray:
         """Image `i` in the stored quantity.
@@ -207,7 +219,8 @@ class Dataset:
         else:
             parameters = schema.attributes(group, source)
         self.attributes.append(parameters)
-        labels = {key: parameters[key] for key in schema.REQUIRED_ATTRIBUTES}
+        labels = {key: parameters.get(key, np.nan) for key in schema.REQUIRED_ATTRIBUTES}
+        meeting = parameters.get("kind") not in UNDISTURBED
         labels |= {"group": g, "stage": schema.NO_STAGE, "separation": np.nan, "pixel_scale": np.nan}
         rows = []
         for camera in schema.cameras(group, source):
@@ -226,6 +239,8 @@ class Dataset:
                 row["stage"] = schema.table(group, "stage", (n,), source)
                 separation = schema.table(group, "separation", (n,), source)
                 row["separation"] = np.where(separation < 0, np.nan, separation)  # -1: not known
+                if not meeting:
+                    row["time"], row["view"] = np.full(n, np.nan), np.full((n, 3), np.nan)
             rows.append(row)
         return rows
 

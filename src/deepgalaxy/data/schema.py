@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
-from ..labels import STAGES
+from ..labels import STAGES, UNDISTURBED
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "STAGES", "NO_STAGE", "LOG_SURFACE_DENSITY", "STRETCHED", "UNITS",
@@ -45,7 +45,7 @@ ENCOUNTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
 PUBLISHED_NAME = re.compile(r"s_(\d+(?:\.\d+)?)_m_(\d+(?:\.\d+)?)")
 _IMAGES_NAME = re.compile(r"images_camera_(\d{2,4})")
 
-#: Group attributes without which a group of ours is not sound; each a positive number.
+#: Group attributes without which an encounter of ours is not sound; each a positive number.
 REQUIRED_ATTRIBUTES = ("mass_ratio", "size_ratio", "pericentre")
 
 _CORNERS = [(x, y, z) for x in (1, -1) for y in (1, -1) for z in (1, -1)]
@@ -234,7 +234,10 @@ def attributes(group: h5py.Group, source: str) -> dict:
     """Scalar attributes of a group of ours, the required ones checked."""
     with guard(f"{source}: group {_name(group)}"):
         found = {one_line(k): _plain(v) for k, v in group.attrs.items()}
-    for name in REQUIRED_ATTRIBUTES:
+    if found.get("kind", "encounter") not in ("encounter", *UNDISTURBED):
+        raise DatasetError(f"{source}: group {_name(group)}: attribute 'kind' must be encounter, "
+                           f"{' or '.join(UNDISTURBED)}, got {one_line(found['kind'])!r}; make the file again")
+    for name in REQUIRED_ATTRIBUTES if found.get("kind", "encounter") == "encounter" else ():
         if name not in found:
             raise DatasetError(f"{source}: group {_name(group)} has no attribute '{name}'; "
                                f"run 'deepgalaxy check {source}'")

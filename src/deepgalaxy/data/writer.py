@@ -207,7 +207,7 @@ class DatasetWriter:
             raise DatasetError(f"{where}: a name must be letters, digits and _ . + -, at most 200")
         if name in self.done:
             raise DatasetError(f"{where}: is written already; skip the names in writer.done")
-        for key in schema.REQUIRED_ATTRIBUTES:
+        for key in schema.REQUIRED_ATTRIBUTES if attributes.get("kind", "encounter") == "encounter" else ():
             if not (isinstance(attributes.get(key), (int, float, np.number)) and attributes[key] > 0):
                 raise DatasetError(f"{where}: attribute '{key}' must be a positive number, "
                                    f"got {attributes.get(key)!r}")

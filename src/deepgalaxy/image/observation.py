@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .preprocess import FRAME_PIXELS, Framing, cut_frames, find_frames, stretch
+from .preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch
 from .realism import RealismConfig, draw, observe
 
 __all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds"]
@@ -44,7 +44,7 @@ def image_seeds(seed: int, epoch: int, indices) -> np.ndarray:
 @torch.no_grad()
 def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realism: RealismConfig | None,
                    realistic: float = 1.0, jitter: bool = False, n_ideal: int = 0,
-                   size: int = FRAME_PIXELS) -> Observation:
+                   size: int = FRAME_PIXELS, framing: str = "content") -> Observation:
     """Observe, frame and stretch simulated light.
 
     Parameters
@@ -56,16 +56,16 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     realistic : share of the images that it is done to.
     jitter : mirror, and misplace the frame a little, as training wants it.
     n_ideal : for how many of the images the undisturbed frame is asked for too.
+    framing : one of `preprocess.FRAMINGS`.
     """
     canvas, ideal, zoom = light, light, torch.ones(len(light))
-    if realism is not None:
-        draws = draw(seeds, light.shape[-1])
-        observed, moved, factor = observe(light, draws, realism)
-        active = draws.u[:, 31] < realistic
-        pick = active[:, None, None, None]
-        canvas, ideal = torch.where(pick, observed, light), torch.where(pick, moved, light)
-        zoom = torch.where(active, factor, zoom)
-    framing = find_frames(canvas)
+    seeds = np.asarray(seeds, np.uint64)
+    active = torch.from_numpy(seeds.astype(np.float64) / 2.0**62 < realistic)
+    if realism is not None and active.any():
+        canvas, ideal = light.clone(), light.clone()
+        canvas[active], ideal[active], zoom[active] = observe(
+            light[active], draw(seeds[active.numpy()], light.shape[-1]), realism)
+    framing = FRAMINGS[framing](canvas)
     if jitter:
         framing, mirrors = _jitter(framing, seeds)
     frames = stretch(cut_frames(canvas, framing, size))

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from ..errors import ImageError
 
-__all__ = ["FRAME_PIXELS", "Framing", "find_frames", "cut_frames", "stretch", "to_canvas", "quantile"]
+__all__ = ["FRAME_PIXELS", "FRAMINGS", "Framing", "find_frames", "whole_frames", "cut_frames", "stretch", "to_canvas",
+           "quantile"]
 
 #: Pixels on a side of a frame.
 FRAME_PIXELS = 112
@@ -165,6 +166,16 @@ def find_frames(canvas: torch.Tensor) -> Framing:
         out.found[b] = True
         out.crowded[b] = int((~keep & (area >= 6)).sum())
     return out
+
+
+def whole_frames(canvas: torch.Tensor) -> Framing:
+    """Each canvas as it is: for pictures that all have one field of view and one orientation."""
+    n = len(canvas)
+    return Framing(np.zeros((n, 2)), np.ones(n), np.zeros(n), np.ones(n, bool), np.zeros(n, int))
+
+
+#: How pictures may be framed, by the name that a recipe gives it.
+FRAMINGS = {"content": find_frames, "whole": whole_frames}
 
 
 def _without_stars(canvas: torch.Tensor) -> torch.Tensor:

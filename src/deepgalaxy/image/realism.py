@@ -16,7 +16,7 @@ from pydantic import Field
 from ..config import Config
 from .preprocess import quantile
 
-__all__ = ["RealismConfig", "Draws", "draw", "observe"]
+__all__ = ["RealismConfig", "Draws", "draw", "noise_strength", "observe"]
 
 _STARS, _NEIGHBOURS, _TEXTURE = 80, 3, 40
 
@@ -96,10 +96,16 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     smooth = fine + fine.roll(1, 2)  # drizzled or resampled sky: neighbours go together
     smooth = (smooth + smooth.roll(1, 3)) / 2
     noise = torch.where(u[12] < 0.5, fine, smooth)
-    strength = config.noise_faintest * 10 ** (-1.8 * u[13])
+    strength = noise_strength(draws, config).reshape(b, 1, 1, 1)
     x = x + strength * noise
-    x = torch.where(u[14] < config.stretched, _display(x, strength, u), x)
+    shown = draws.u[:, 14] < config.stretched
+    x[shown] = _display(x[shown], strength[shown], [v[shown] for v in u])
     return _borders(x, draws.u[:, 20:25], config), ideal, zoom
+
+
+def noise_strength(draws: Draws, config: RealismConfig) -> torch.Tensor:
+    """Standard deviation (B,) of the sky noise over the galaxies' brightest half percent."""
+    return config.noise_faintest * 10 ** (-1.8 * draws.u[:, 13])
 
 
 def _move(light, u, config):

@@ -32,6 +32,8 @@ class RenderConfig(Config):
     field_of_view: float | None = Field(None, gt=0, description="kpc on a side; without it, every image "
                                         "is framed by its visible light, with a margin")
     n_neighbours: int = Field(24, ge=2, le=256, description="a star is smeared to its n-th neighbour")
+    n_undisturbed: int = Field(0, ge=0, le=1000, description="single galaxies, and as many chance pairs, made of the "
+                               "galaxies of every encounter before they meet")
     seed: int = Field(0, ge=0, description="of the directions")
 
 

@@ -10,64 +10,71 @@ import torch
 from ..data.reader import Dataset
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..labels import LABELS
+from ..labels import FRAME_SIDE, LABELS
 from ..models.deepgalaxy import DeepGalaxy
-from .posterior import coverage_level, distributions, views_of
+from .posterior import UNTOLD, coverage_level, distributions, views_of
 
-__all__ = ["predict_dataset", "fit_temperatures"]
+__all__ = ["predict_dataset", "fit_temperatures", "light_of"]
 
 _LEVELS = (0.5, 0.68, 0.9, 0.95)
 
 
 def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
                     scale_known: bool = True, temperatures: dict | None = None, n_views: int = 8, seed: int = 99,
-                    on_batch: Callable[[int], None] | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Posteriors {label: (N, n_bins)} and latent means (N, latent_size) of images of a data set."""
-    parts, latents = [], []
+                    on_batch: Callable[[int], None] | None = None, framing: str = "content",
+                    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Posteriors {label: (N, n_bins)}, latent means (N, latent_size) and sides of the frames (N,) in kpc, of images."""
+    parts, latents, sides = [], [], []
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        seen = _observe(dataset, index, realism, seed)
+        seen = _observe(dataset, index, realism, seed, framing)
         scale = seen.scale if scale_known else torch.full_like(seen.scale, torch.nan)
         p, mu = distributions(model, seen.frames, scale, temperatures, n_views)
         parts.append(p)
         latents.append(mu[0].numpy())
+        sides.append(100 * 10 ** seen.scale.numpy())
         if on_batch:
             on_batch(len(index))
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, np.concatenate(latents)
+    probability = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return probability, np.concatenate(latents), np.concatenate(sides)
 
 
 def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
-                     n_views: int = 8) -> dict[str, float]:
-    """One temperature per label, so that central intervals cover what they promise.
+                     n_views: int = 8, framing: str = "content") -> dict[str, float]:
+    """Two temperatures per label, with the scale told and not, so that central intervals cover what they promise.
 
-    Half of the images have their scale told, half not. The temperature of least mean squared
-    difference between the promised and the found coverage at 50, 68, 90 and 95 % is taken.
+    Every second image has its scale told. The temperature of least mean squared difference between the promised and the
+    found coverage at 50, 68, 90 and 95 % is taken.
     """
-    grid = np.geomspace(0.4, 3.0, 21)
-    levels = {(label.name, k): [] for label in LABELS for k in range(len(grid))}
+    grid = np.geomspace(0.4, 3.0, 31)
+    levels = {}
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        seen = _observe(dataset, index, realism, seed=98)
+        seen = _observe(dataset, index, realism, 98, framing)
         scale = torch.where(torch.arange(len(index)) % 2 == 0, seen.scale, torch.nan)
         with torch.inference_mode():
             logits = [model(view, scale)[1] for view in views_of(seen.frames, n_views=n_views)]
-        for label in LABELS:
-            truth = dataset.labels[label.column][index]
-            for k, temperature in enumerate(grid):
-                p = sum(torch.softmax(one[label.name] / temperature, dim=1) for one in logits) / len(logits)
-                levels[label.name, k].append(coverage_level(label, p.numpy(), truth))
-    chosen = {}
-    for label in LABELS:
-        misses = []
-        for k in range(len(grid)):
-            u = np.concatenate(levels[label.name, k])
-            found = [np.mean(np.abs(u - 0.5) < q / 2) for q in _LEVELS]
-            misses.append(np.mean((np.array(found) - _LEVELS) ** 2))
-        chosen[label.name] = float(grid[int(np.argmin(misses))])
-    return chosen
+        told = ~torch.isnan(scale).numpy()
+        for label in (*LABELS, FRAME_SIDE):
+            truth = dataset.labels[label.column][index] if label.column else 100 * 10 ** seen.scale.numpy()
+            for name, half in ((label.name, told), (label.name + UNTOLD, ~told)):
+                here = half & np.isfinite(truth)
+                for t in grid if here.any() else ():
+                    p = sum(torch.softmax(one[label.name][here] / t, dim=1) for one in logits) / len(logits)
+                    levels.setdefault((name, t), []).append(coverage_level(label, p.numpy(), truth[here]))
+    misses = {}
+    for (name, t), u in levels.items():
+        found = np.mean(np.abs(np.concatenate(u)[:, None] - 0.5) < np.array(_LEVELS) / 2, axis=0)
+        misses.setdefault(name, {})[t] = float(np.mean((found - _LEVELS) ** 2))
+    return {name: float(min(of, key=of.get)) for name, of in misses.items()}
 
 
-def _observe(dataset, index, realism, seed):
-    light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
+def light_of(dataset, index) -> torch.Tensor:
+    """Linear light (B, 1, H, W) of images of a data set."""
+    return light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
+
+
+def _observe(dataset, index, realism, seed, framing):
+    light = light_of(dataset, index)
     pixel = torch.from_numpy(dataset.labels["pixel_scale"][index])
-    return observe_frames(light, pixel, image_seeds(seed, 0, index), realism)
+    return observe_frames(light, pixel, image_seeds(seed, 0, index), realism, framing=framing)

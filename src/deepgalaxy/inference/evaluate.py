@@ -6,71 +6,117 @@ import numpy as np
 import torch
 
 from ..data.reader import Dataset
-from ..errors import DatasetError
-from ..image.observation import light_from_stored, observe_frames
-from ..image.realism import RealismConfig
-from ..labels import LABELS
+from ..data.schema import NO_STAGE
+from ..errors import ConfigError, DatasetError
+from ..image.observation import image_seeds, observe_frames
+from ..image.preprocess import cut_frames, find_frames, stretch, to_canvas
+from ..image.realism import RealismConfig, draw, noise_strength, observe
+from ..image.strangers import strangers
+from ..labels import FRAME_SIDE, LABELS, STAGES, UNDISTURBED
 from ..models.losses import ssim
-from ..models.weights import Weights
+from ..models.weights import Weights, framing_of
 from ..search.index import LatentIndex
-from .calibration import predict_dataset
+from .calibration import light_of, predict_dataset
+from .honesty import auroc, rank_test, tarp
 from .posterior import coverage_level, quantile
+from .robustness import robustness
 
-__all__ = ["evaluate_unseen"]
+__all__ = ["chosen_images", "evaluate_unseen", "label_figures", "reconstruction"]
+
+
+#: What errors are told apart by: name, column of the labels, edges.
+_BY = (("time", "time", (-200, -50, 0, 100, 200, 350, 500, 1000)),
+       ("mass_ratio", "mass_ratio", (0.1, 0.2, 0.35, 0.6, 1)),
+       ("view_inclination", "view_inclination", (0, 30, 50, 70, 90)))
 
 
 def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: int | None = None,
                     time_range: tuple[float, float] = (-150.0, 500.0), n_views: int = 8, seed: int = 0,
                     on_batch=None) -> tuple[dict, dict]:
-    """Errors, coverage, reconstruction and neighbours on a data set of unseen encounters.
+    """Errors, coverage, honesty, reconstruction, neighbours and familiarity on a data set of unseen encounters.
 
     Parameters
     ----------
-    library : for neighbours in z; without one they are left out.
-    n_images : at most so many, spread evenly; all without it.
-    time_range : Myr.
+    library : for neighbours in z and familiarity; without one they are left out.
+    n_images : at most so many in the time range, spread evenly, and the same share of the others; all without it.
+    time_range : Myr, of the main figures; those of all times stand beside them.
 
     Returns
     -------
     result : what `--json` holds.
-    samples : {"clean" | "realism": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays (N,).
+    samples : {"clean" | "realism": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays (N,), in the time range.
 
     Raises
     ------
     DatasetError
         If the model was trained on one of these encounters, or no image lies in the time range.
     """
+    if framing_of(weights) == "whole":
+        raise ConfigError("protocol = unseen: this model takes pictures as they are (framing: whole), knows nothing of "
+                          "other fields and orientations; use --protocol paper")
     if set(weights.metadata.get("training_encounters", [])) & set(dataset.identities):
         raise DatasetError(f"{dataset.path}: holds encounters that the model was trained on; evaluate on others")
-    time = dataset.labels["time"]
-    indices = np.flatnonzero((time >= time_range[0] - 8) & (time <= time_range[1] + 8))
-    if len(indices) == 0:
-        raise DatasetError(f"{dataset.path}: no image lies within {time_range[0]:g}..{time_range[1]:g} Myr")
-    if n_images is not None and len(indices) > n_images:
-        indices = np.random.default_rng(seed).permutation(indices)[:n_images]
+    indices, inside = chosen_images(dataset, n_images, time_range, seed)
+    time = dataset.labels["time"][indices]
     realism = RealismConfig.parse(weights.metadata["training"].get("realism") or {}, "realism")
     temperatures = weights.metadata.get("temperatures", {})
-    result = {"protocol": "unseen", "model": weights.identity, "n_images": int(len(indices)),
-              "n_encounters": len(np.unique(dataset.group[indices])), "time_range": list(time_range)}
-    samples, latents = {}, None
+    result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
+              "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
+    samples, everything = {}, {}
     runs = {"clean": (None, True), "realism": (realism, True), "realism_without_scale": (realism, False)}
     for name, (how, scale_known) in runs.items():
-        p, z = predict_dataset(weights.model, dataset, indices, how, scale_known, temperatures, n_views,
-                               seed=seed + 5, on_batch=on_batch)
+        p, z, side = predict_dataset(weights.model, dataset, indices, how, scale_known, temperatures, n_views,
+                                     seed=seed + 5, on_batch=on_batch, framing=framing_of(weights))
         if name == "clean":
             latents = z
-        result[name], samples[name] = _figures(dataset, indices, p)
-    result["reconstruction"] = _reconstruction(weights, dataset, indices[:512])
+        result[name], samples[name] = _figures(dataset, indices, p, inside, None if scale_known else side)
+        everything[name] = label_figures(dataset, indices, p)
+        if name == "realism":
+            result["by"] = _breakdown(dataset, indices, p, _signal_to_noise(realism, indices, seed + 5))
+    result["all_times"] = {"n_images": len(indices), "time_range": [float(time.min()), float(time.max())], **everything}
+    some = np.random.default_rng(seed).permutation(indices[inside])
+    result["robustness"] = _robustness(weights, dataset, some[:200], realism, temperatures, n_views, seed)
+    result["reconstruction"] = reconstruction(weights, dataset, some[:512])
     if library is not None:
-        result["neighbours"] = _neighbours(weights, dataset, indices, latents, library)
+        result["neighbours"] = _neighbours(library, dataset, indices[inside], latents[inside])
+        result["familiarity"] = _familiarity(weights, dataset, some[:600], library, realism, seed)
     return result, samples
 
 
-def _figures(dataset, indices, probability):
-    figures, samples = {}, {}
-    for label in LABELS:
-        truth = dataset.labels[label.column][indices]
-        p = probability[label.name]
+def chosen_images(dataset: Dataset, n_images: int | None, time_range: tuple[float, float] = (-150.0, 500.0),
+                  seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (N,) of the images that are looked at, and which of them (N,) are in the time range.
+
+    Raises
+    ------
+    DatasetError
+        If none is in the time range.
+    """
+    time = dataset.labels["time"]
+    inside = (time >= time_range[0] - 8) & (time <= time_range[1] + 8)
+    if not inside.any():
+        raise DatasetError(f"{dataset.path}: no image lies within {time_range[0]:g}..{time_range[1]:g} Myr")
+    share = 1.0 if n_images is None else min(1.0, n_images / inside.sum())
+    rng = np.random.default_rng(seed)
+    chosen = np.concatenate([rng.permutation(rows)[:int(round(share * len(rows)))] for rows in (
+        np.flatnonzero(inside), np.flatnonzero(~inside & np.isfinite(time)))])
+    chosen = np.sort(chosen)
+    return chosen, inside[chosen]
+
+
+def label_figures(dataset: Dataset, indices: np.ndarray, probability: dict[str, np.ndarray]) -> dict:
+    """Errors, coverage and tests of the error bars per label, of posteriors {label: (N, n_bins)} of these images."""
+    return _figures(dataset, indices, probability, np.ones(len(indices), bool))[0]
+
+
+def _figures(dataset, indices, probability, chosen, side=None):
+    """Figures of the chosen (N,) of the images, and what they were made of; with side (N,) kpc, those of it too."""
+    figures, samples, scaled, drawn = {}, {}, [], []
+    indices = indices[chosen]
+    rng, group = np.random.default_rng(0), dataset.group[indices]
+    for label in (*LABELS, FRAME_SIDE) if side is not None else LABELS:
+        truth = dataset.labels[label.column][indices] if label.column else side[chosen]
+        p = probability[label.name][chosen]
         p16, p50, p84 = (quantile(label, p, q) for q in (0.16, 0.5, 0.84))
         pit = coverage_level(label, p, truth)
         error = np.abs(p50 - truth)
@@ -79,24 +125,98 @@ def _figures(dataset, indices, probability):
             "coverage68": float(np.mean(np.abs(pit - 0.5) < 0.34)),
             "coverage95": float(np.mean(np.abs(pit - 0.5) < 0.475)),
             "prior_median_abs_error": float(np.median(np.abs(truth - np.median(truth)))),
+            "rank_test_p": rank_test(pit, group),
         }
         samples[label.name] = {"truth": truth, "p16": p16, "p50": p50, "p84": p84, "pit": pit}
+        if label in LABELS:
+            scaled.append(label.position(truth) / label.n_bins)
+            level = rng.random((100, len(p), 1)) * p.sum(axis=1)[None, :, None]
+            bins = (np.cumsum(p, axis=1)[None] < level).sum(axis=2)
+            drawn.append((np.minimum(bins, label.n_bins - 1) + rng.random(bins.shape)) / label.n_bins)
+    figures["joint"] = {"tarp": tarp(np.stack(drawn, axis=2), np.stack(scaled, axis=1))}
     stage = dataset.labels["stage"][indices]
-    known = stage != 255
+    known = stage != NO_STAGE
     if known.any():
-        best = probability["stage"][known].argmax(1)
-        figures["stage"] = {"accuracy": float((best == stage[known]).mean())}
+        best = probability["stage"][chosen][known].argmax(1)
+        figures["stage"] = {"accuracy": float((best == stage[known]).mean()), "confusion": np.histogram2d(
+            stage[known], best, bins=(np.arange(len(STAGES) + 1) - 0.5,) * 2)[0].astype(int).tolist()}
     return figures, samples
 
 
+def _robustness(weights, dataset, indices, realism, temperatures, n_views, seed) -> dict:
+    # More noise can be added to linear pictures only.
+    realism = realism.model_copy(update={"stretched": 0.0, "borders": 0.0})
+    light, draws = light_of(dataset, indices), draw(image_seeds(seed + 7, 0, indices), dataset.shape[-1])
+    seen, _, zoom = observe(light, draws, realism)
+    pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][indices]) / zoom
+    return robustness(weights.model, seen, pixel_scale, noise_strength(draws, realism), temperatures, n_views, seed)
+
+
+def _breakdown(dataset, indices, probability, signal) -> dict:
+    """Median |error| of every label where something else is within certain limits."""
+    error = {label.name: np.abs(quantile(label, probability[label.name], 0.5) - dataset.labels[label.column][indices])
+             for label in LABELS}
+    tables, stage = {}, dataset.labels["stage"][indices]
+    columns = [(name, dataset.labels[column][indices], edges) for name, column, edges in _BY]
+    columns.append(("signal_to_noise", signal, (0, 40, 80, 160, 320, np.inf)))
+    for name, values, edges in columns:
+        tables[name] = [_row(error, (values >= low) & (values < high),
+                             {"low": low, "high": high if np.isfinite(high) else None})
+                        for low, high in zip(edges, edges[1:], strict=False)]
+    tables["stage"] = [_row(error, stage == k, {"stage": title}) for k, title in enumerate(STAGES)]
+    return {name: [row for row in rows if row["n_images"]] for name, rows in tables.items()}
+
+
+def _row(error, here, what) -> dict:
+    medians = {name: float(np.median(values[here])) for name, values in error.items()} if here.any() else {}
+    return {**what, "n_images": int(here.sum()), **medians}
+
+
+def _signal_to_noise(realism: RealismConfig, indices, seed) -> np.ndarray:
+    """Brightest percent of the galaxies over the noise of a pixel, of each observed image."""
+    return np.concatenate([1 / noise_strength(draw(image_seeds(seed, 0, indices[k:k + 256]), 8), realism).numpy()
+                           for k in range(0, len(indices), 256)])
+
+
 @torch.inference_mode()
-def _reconstruction(weights, dataset, indices):
+def _familiarity(weights, dataset, indices, library, realism, seed, n_strangers: int = 360) -> dict:
+    """How well pictures of something else, and single galaxies, are told from unseen encounters."""
+    def observed(rows):
+        return [observe_frames(light_of(dataset, rows[k:k + 64]), torch.full((len(rows[k:k + 64]),), torch.nan),
+                               image_seeds(seed + 6, 0, rows[k:k + 64]), realism, framing=framing_of(weights)).frames
+                for k in range(0, len(rows), 64)]
+
+    def look(frames):
+        encodings = [weights.model.encode(f) for f in frames]
+        distance = np.concatenate([library.strangeness(weights.model.unscaled_features(e.maps).numpy())
+                                   for e in encodings])
+        unknown = [torch.full((len(f),), torch.nan) for f in frames]
+        stage = torch.cat([weights.model.classify(e.maps, u)["stage"] for e, u in zip(encodings, unknown, strict=True)])
+        return distance, torch.softmax(stage, dim=1).numpy()
+
+    kinds, others = zip(*strangers(n_strangers, seed=seed), strict=True)
+    canvases = [to_canvas(picture)[0] for picture in others]
+    usual, usual_stage = look(observed(indices))
+    strange, _ = look([stretch(cut_frames(c, find_frames(c))) for c in canvases])
+    result = {"auroc": auroc(strange, usual), "by_kind": {
+        kind: auroc(strange[np.array(kinds) == kind], usual) for kind in dict.fromkeys(kinds)}}
+    for name, k in UNDISTURBED.items():
+        rows = np.flatnonzero(dataset.labels["stage"] == k)[:400]
+        if len(rows):
+            _, stage = look(observed(rows))
+            result[f"auroc_{name}"] = auroc(stage[:, k], usual_stage[:, k])
+    return result
+
+
+@torch.inference_mode()
+def reconstruction(weights, dataset, indices):
     """SSIM of clean frames and their reconstructions, from the maps and through z."""
     model, direct, through = weights.model, [], []
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
-        frames = observe_frames(light, torch.full((len(index),), torch.nan), [0] * len(index), None).frames
+        unknown = torch.full((len(index),), torch.nan)
+        frames = observe_frames(light_of(dataset, index), unknown, [0] * len(index), None,
+                                framing=framing_of(weights)).frames
         encoding = model.encode(frames)
         direct.append(ssim(model.reconstruct(encoding.maps, frames.shape[2:]), frames))
         maps = model.vae.decode(encoding.mu, encoding.maps.shape[2:])
@@ -104,11 +224,9 @@ def _reconstruction(weights, dataset, indices):
     return {"ssim_fcae": float(torch.cat(direct).mean()), "ssim_vae": float(torch.cat(through).mean())}
 
 
-def _neighbours(weights, dataset, indices, latents, library):
+def _neighbours(library, dataset, indices, latents):
     """How far in time the 5 nearest library images in z are, for clean images."""
     index: LatentIndex = library.index
     _, rows = index.search(latents, 5)
     dt = np.abs(library.labels["time"][rows] - dataset.labels["time"][indices][:, None])
     return {"median_abs_dt_5": float(np.median(dt)), "median_abs_dt_1": float(np.median(dt[:, 0]))}
-
-

@@ -6,10 +6,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..labels import LABELS, STAGES, Label
+from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 from ..models.deepgalaxy import DeepGalaxy
 
-__all__ = ["views_of", "distributions", "quantile", "coverage_level", "summarise"]
+__all__ = ["views_of", "distributions", "quantile", "coverage_level", "joint_samples", "at_ranks", "ranks",
+           "summarise"]
+
+
+#: After a label's name: its temperature where nobody tells the scale.
+UNTOLD = ", scale unknown"
 
 
 def views_of(frames: torch.Tensor, turn_degrees: float = 6.0, n_views: int = 8) -> list[torch.Tensor]:
@@ -43,7 +48,7 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
     ----------
     frames : (B, 1, n, n).
     scale : (B,) log10(frame side / 100 kpc), NaN where unknown.
-    temperatures : of each label, from calibration.
+    temperatures : of each label, from calibration; see `temperature`.
 
     Returns
     -------
@@ -56,21 +61,30 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
         encoding, logits = model(view, scale)
         latents.append(encoding.mu)
         for name, values in logits.items():
-            p = F.softmax(values.float() / temperatures.get(name, 1.0), dim=1)
+            p = F.softmax(values.float() / temperature(temperatures, name, scale), dim=1)
             total[name] = total.get(name, 0) + p / n_views
     if n_views > 4:  # the views were turned
         latents = [model.encode(mirrored).mu for mirrored in views_of(frames, n_views=4)]
     return {name: p.numpy() for name, p in total.items()}, torch.stack(latents)
 
 
-def quantile(label: Label, probability: np.ndarray, q: float) -> np.ndarray:
-    """The q-quantile (B,) of binned distributions (B, n_bins), in units of the label."""
-    cdf = np.concatenate([np.zeros((len(probability), 1)), np.cumsum(probability, axis=1)], axis=1)
-    cdf /= cdf[:, -1:]
-    position = np.array([np.interp(q, row, np.arange(label.n_bins + 1)) for row in cdf])
-    if label.log:
-        return label.low * (label.high / label.low) ** (position / label.n_bins)
-    return label.low + (label.high - label.low) * position / label.n_bins
+def temperature(temperatures: dict[str, float], name: str, scale: torch.Tensor) -> torch.Tensor:
+    """What a label's logits are divided by (B, 1): one temperature where the scale is told, another where it is not."""
+    told = temperatures.get(name, 1.0)
+    untold = temperatures.get(f"{name}{UNTOLD}", told)
+    return torch.where(torch.isnan(scale), untold, told)[:, None]
+
+
+def quantile(label: Label, probability: np.ndarray, q) -> np.ndarray:
+    """The q-quantile (B,) of binned distributions (B, n_bins), in units of the label; q is one number or an array."""
+    return np.array([at_ranks(label.edges, row, q, label.log) for row in probability])
+
+
+def at_ranks(edges: np.ndarray, probability: np.ndarray, q, log: bool = False):
+    """Quantiles of one binned distribution (n_bins,) between edges (n_bins + 1,), as many as q has."""
+    cdf = np.concatenate([[0.0], np.cumsum(probability, dtype=float)])
+    values = np.interp(q, cdf / cdf[-1], np.log(edges) if log else edges)
+    return np.exp(values) if log else values
 
 
 def coverage_level(label: Label, probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -79,6 +93,55 @@ def coverage_level(label: Label, probability: np.ndarray, truth: np.ndarray) -> 
     cdf /= cdf[:, -1:]
     position = np.clip(label.position(truth), 0, label.n_bins)
     return np.array([np.interp(x, np.arange(label.n_bins + 1), row) for x, row in zip(position, cdf, strict=True)])
+
+
+def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, probability: dict[str, np.ndarray],
+                  temperatures: dict[str, float], side_pixels: float, n: int = 1024) -> dict[str, np.ndarray]:
+    """Draws of all labels together, of one picture.
+
+    Where no scale is told, a time goes with a scale: a larger pair is a later or an earlier one. Scales are drawn
+    from what the picture suggests, the other labels from what the model says at that scale; then each label's
+    draws are moved onto its own calibrated posterior, rank by rank (a copula). At one scale labels are taken as
+    independent. Views come with their mirror image: 0..180 degrees, 90 is edge-on.
+
+    Parameters
+    ----------
+    maps : (V, C, h, w) of the picture and its mirror images.
+    scale : (1,) log10(frame side / 100 kpc), NaN where unknown.
+    probability : the posteriors, from `distributions`, of one picture.
+    side_pixels : of the frame, in pixels of the picture.
+
+    Returns
+    -------
+    samples : {label: (n,)}, and "kpc_per_pixel" (n,).
+    """
+    rng = np.random.default_rng(0)  # the same picture, the same answer
+    if torch.isnan(scale).any():
+        strata = 16
+        side = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], (np.arange(strata) + 0.5) / strata)[0]
+        scales, stratum = torch.from_numpy(np.log10(side / 100).astype(np.float32)), rng.integers(0, strata, n)
+    else:
+        scales, stratum = scale, np.zeros(n, int)
+        side = 100 * 10 ** scale.numpy()
+    samples = {}
+    logits = [model.classify(maps, one.expand(len(maps))) for one in scales]
+    for label in LABELS:
+        t = temperature(temperatures, label.name, scales[:1])
+        at_scale = np.stack([torch.softmax(one[label.name].float() / t, dim=1).mean(dim=0).numpy() for one in logits])
+        u, drawn = rng.random(n), np.empty(n)
+        for k in range(len(at_scale)):
+            drawn[stratum == k] = at_ranks(label.edges, at_scale[k], u[stratum == k], label.log)
+        samples[label.name] = quantile(label, probability[label.name], ranks(drawn))[0]
+    mirrored = rng.random(n) < 0.5
+    view = samples["view_inclination"]
+    samples["view_inclination"] = np.where(mirrored, 180 - view, view)
+    samples["kpc_per_pixel"] = side[stratum] / side_pixels
+    return samples
+
+
+def ranks(samples: np.ndarray) -> np.ndarray:
+    """Where each of the samples (n,) stands among them, in 0..1."""
+    return (np.argsort(np.argsort(samples)) + 0.5) / len(samples)
 
 
 def summarise(probability: dict[str, np.ndarray], row: int, quantiles: dict[str, float]):

@@ -11,14 +11,14 @@ import torch
 
 from ..errors import ConfigError, DeepGalaxyError, LibraryError
 from ..files import shipped
-from ..image.preprocess import FRAME_PIXELS, Framing, cut_frames, find_frames, stretch, to_canvas
+from ..image.preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
-from ..labels import LABELS
-from ..models.weights import Weights, load_weights
+from ..labels import FRAME_SIDE, LABELS
+from ..models.weights import Weights, framing_of, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
-from .posterior import distributions, summarise, views_of
+from .posterior import at_ranks, distributions, joint_samples, quantile, ranks, summarise, views_of
 from .story import QUANTILES, Story
 
 __all__ = ["Predictor", "Scale", "load", "shipped"]
@@ -104,6 +104,7 @@ class Predictor:
             raise ConfigError(f"n_views = {n_views}: must be in 1..8")
         self.weights, self.library, self.n_views = weights, library, n_views
         self._temperatures = weights.metadata.get("temperatures", {})
+        self._frames = FRAMINGS[framing_of(weights)]
 
     def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
                 redshift: float | None = None, mass: float | None = None, mass_dex: float | None = None,
@@ -133,33 +134,44 @@ class Predictor:
         else:
             picture = read(image, ext)
         canvas, canvas_pixel = to_canvas(picture.pixels, picture.mask)
-        framing = find_frames(canvas)
+        framing = self._frames(canvas)
         frame = stretch(cut_frames(canvas, framing))
         kpc, source = scale.of(picture)
         side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
-        side = side_pixels * kpc if kpc is not None else None
-        log_scale = torch.tensor([np.log10(side / 100) if side else np.nan], dtype=torch.float32)
-        probability, mu = distributions(self.weights.model, frame, log_scale, self._temperatures, self.n_views)
+        side_kpc = side_pixels * kpc if kpc is not None else None
+        log_scale = torch.tensor([np.log10(side_kpc / 100) if side_kpc else np.nan], dtype=torch.float32)
+        model = self.weights.model
+        probability, mu = distributions(model, frame, log_scale, self._temperatures, self.n_views)
         properties, stage, curves = summarise(probability, 0, QUANTILES)
-        flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side, properties)
+        estimate = None
+        if kpc is None:
+            side = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], list(QUANTILES.values()))[0]
+            estimate = dict(zip(QUANTILES, map(float, side / side_pixels), strict=True))
+        views = views_of(frame, n_views=min(self.n_views, 4))
+        with torch.inference_mode():
+            encoding = model.encode(torch.cat(views))
+            maps = encoding.maps
+            samples = joint_samples(model, maps, log_scale, probability, self._temperatures, side_pixels)
+            reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
+        flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)
         clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
                           0.2 if mass_dex is None else mass_dex)
+        if clock["basis"] == "mass":
+            time = LABELS[0].name
+            samples[time] = at_ranks(*curves[time], ranks(samples[time]))
         z = mu[:, 0].numpy()
         matches, familiarity = [], float("nan")
         if self.library is not None:
-            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=min(self.n_views, 4))])
-            matches = self.library.matches(z, views, n_matches)
-            familiarity = self.library.familiarity(z)
+            matches = self.library.matches(z, np.stack([v[0, 0].numpy() for v in views]), n_matches)
+            familiarity = self.library.familiarity(model.unscaled_features(maps).detach().numpy())
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
             properties=properties, stage=stage, familiarity=familiarity,
-            flags=flags + _familiarity_flags(familiarity), matches=matches, clock=clock,
-            distributions=curves, z=z[0], display=picture.display,
-            frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy())
-        with torch.inference_mode():
-            encoding = self.weights.model.encode(frame)
-            reconstruction = self.weights.model.reconstruct(encoding.maps, frame.shape[2:])
-            story.reconstruction = reconstruction[0, 0].numpy().clip(0, 1)
+            flags=flags + _familiarity_flags(familiarity) + _stage_flags(stage), matches=matches, clock=clock,
+            kpc_per_pixel_estimate=estimate,
+            distributions=curves, samples=samples, z=z[0], display=picture.display,
+            frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
+            reconstruction=reconstruction[0, 0].numpy().clip(0, 1))
         return story
 
     def predict_many(self, images: Iterable, **options) -> Iterator[Story | tuple[str, str]]:
@@ -184,7 +196,7 @@ class Predictor:
         z : (B, latent_size).
         """
         canvas = torch.from_numpy(np.asarray(images, np.float32))[:, None]
-        framing = find_frames(canvas)
+        framing = self._frames(canvas)
         frames = stretch(cut_frames(canvas, framing))
         kpc = np.full(len(images), np.nan) if kpc_per_pixel is None else np.asarray(kpc_per_pixel, float)
         scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
@@ -202,6 +214,13 @@ def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) 
 
 def _familiarity_flags(familiarity: float) -> list[str]:
     return ["unlike anything simulated here: do not trust the numbers"] if familiarity < 0.02 else []
+
+
+def _stage_flags(stage: dict) -> list[str]:
+    """What it takes for granted may not be so."""
+    texts = {"single": "looks like a single galaxy", "chance pair": "looks like two galaxies that overlap by chance"}
+    return [f"{text} ({100 * stage[name]:.0f} %): time and angle then mean nothing"
+            for name, text in texts.items() if stage[name] > 0.5]
 
 
 def _name(image) -> str:

@@ -47,7 +47,10 @@ class Story:
     flags: list[str]
     matches: list[Match]
     clock: dict = field(default_factory=dict)  #: what the Myr hold for, see `clock.set_clock`
+    kpc_per_pixel_estimate: dict | None = None  #: quantiles of what the picture suggests, if nobody tells its scale
     distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
+    #: Draws (S,) from the joint posterior, one array per label and "kpc_per_pixel"; see `posterior.joint_samples`.
+    samples: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
     z: np.ndarray = field(repr=False, default=None)  #: (latent_size,) the latent vector
     display: np.ndarray = field(repr=False, default=None)  #: (H, W, 3) uint8, y downwards: the picture as read
     frame_box: np.ndarray = field(repr=False, default=None)  #: (4, 2) corners x, y of the frame on `display`, pixels
@@ -58,4 +61,5 @@ class Story:
         """What `--json` holds."""
         return {"image": self.image, "model": self.model, "scale": self.scale, **self.properties,
                 "stage": self.stage, "familiarity": self.familiarity, "flags": self.flags,
-                "matches": [match.to_dict() for match in self.matches], "clock": self.clock}
+                "matches": [match.to_dict() for match in self.matches], "clock": self.clock,
+                "kpc_per_pixel_estimate": self.kpc_per_pixel_estimate}

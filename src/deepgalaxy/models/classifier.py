@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..labels import LABELS, STAGES, Label
+from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 
 __all__ = ["Classifier", "Heads", "soft_targets"]
 
@@ -17,7 +17,7 @@ class Heads(nn.Module):
     def __init__(self, features: int, labels: tuple[Label, ...] = LABELS, n_stages: int = len(STAGES),
                  n_classes: int = 0):
         super().__init__()
-        sizes = {label.name: label.n_bins for label in labels}
+        sizes = {label.name: label.n_bins for label in (*labels, FRAME_SIDE)}
         sizes["stage"] = n_stages
         if n_classes:
             sizes["time_camera"] = n_classes  # the original's classes: time x camera
@@ -29,7 +29,7 @@ class Heads(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Convolutions on the maps, a pooled vector, the scale beside it, heads.
+    """Convolutions on the maps, told the scale all the way, a pooled vector, heads.
 
     The scale, log10 of the frame's side over 100 kpc, is masked at random in training, so that
     "unknown" is a value that the network has learnt.
@@ -37,13 +37,29 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, width: int = 256, n_classes: int = 0):
         super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(), _Block(width))
         # Most of the work is done at half the size, where it is cheap.
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(), _Block(width),
-            nn.AvgPool2d(2, ceil_mode=True), _Block(width), _Block(width), _Block(width))
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(3))
+        # A separation of so many pixels means another one in kpc: the scale multiplies the features of every block
+        # (Perez et al. 2018, arXiv 1709.07871). Zeros at first: then it does nothing.
+        self.modulate = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
+                                      nn.Linear(64, 2 * width * len(self.blocks)))
+        nn.init.zeros_(self.modulate[-1].weight)
+        nn.init.zeros_(self.modulate[-1].bias)
         self.mix = nn.Sequential(nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Dropout(0.1),
                                  nn.Linear(width, width), nn.SiLU())
         self.heads = Heads(width, n_classes=n_classes)
+
+    def features(self, maps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """What the heads see: (B, 2 width + 2); for the arguments see `forward`."""
+        known = ~torch.isnan(scale)
+        beside = torch.stack([torch.where(known, 3 * scale, torch.zeros_like(scale)), known.to(maps.dtype)], dim=1)
+        beside = beside.to(maps.dtype)
+        x = F.avg_pool2d(self.first(maps), 2, ceil_mode=True)
+        factors = self.modulate(beside)[:, :, None, None].chunk(2 * len(self.blocks), dim=1)
+        for block, gain, shift in zip(self.blocks, factors[::2], factors[1::2], strict=True):
+            x = block(x * (1 + gain) + shift)
+        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3)), beside], dim=1)
 
     def forward(self, maps: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits for every label.
@@ -53,11 +69,7 @@ class Classifier(nn.Module):
         maps : (B, C, h, w).
         scale : (B,) log10(frame side / 100 kpc), NaN where unknown.
         """
-        x = self.body(maps)
-        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)  # (B, 2 width)
-        known = ~torch.isnan(scale)
-        beside = torch.stack([torch.where(known, 3 * scale, torch.zeros_like(scale)), known.to(x.dtype)], dim=1)
-        return self.heads(self.mix(torch.cat([pooled, beside.to(x.dtype)], dim=1)))
+        return self.heads(self.mix(self.features(maps, scale)))
 
 
 class _Block(nn.Module):

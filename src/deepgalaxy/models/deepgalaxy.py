@@ -65,6 +65,11 @@ class DeepGalaxy(nn.Module):
         """Logits per label; scale (B,) is log10(frame side / 100 kpc), NaN where unknown."""
         return self.classifier(maps, scale)
 
+    def unscaled_features(self, maps: torch.Tensor) -> torch.Tensor:
+        """What the classifier sees in the maps (B, K) if nobody tells the scale; by these, pictures are familiar."""
+        unknown = maps.new_full((len(maps),), torch.nan)
+        return self.classifier.features(maps, unknown)[:, :-2]
+
     def forward(self, image: torch.Tensor, scale: torch.Tensor):
         """Encoding and logits of B images."""
         encoding = self.encode(image)

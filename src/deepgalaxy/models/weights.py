@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import ConfigError, ModelError
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
-__all__ = ["Weights", "save_weights", "load_weights", "update_metadata"]
+__all__ = ["Weights", "framing_of", "save_weights", "load_weights", "update_metadata"]
 
 _FORMAT = "deepgalaxy-weights"
 
@@ -69,6 +69,11 @@ def load_weights(path: str | Path) -> Weights:
                          f"({str(error).splitlines()[-1].strip()[:120]})") from None
     model.eval().requires_grad_(False)
     return Weights(model, header["name"], header["version"], _file_digest(path), metadata)
+
+
+def framing_of(weights: Weights) -> str:
+    """How the pictures were framed that the model was trained on: "content" or "whole"."""
+    return weights.metadata["training"].get("framing", "content")
 
 
 def update_metadata(path: str | Path, output: str | Path | None = None, **metadata) -> None:

@@ -15,8 +15,8 @@ from ..files import write_whole
 from ..labels import LABELS, Label
 
 #: Of the simulated encounters, for every report.
-LIMITS = ("Learned from simulated pairs of disc galaxies without gas; it takes for granted that the picture "
-          "shows one such pair.")
+LIMITS = ("Learned from simulated pairs of disc galaxies without gas. Single galaxies and chance pairs are stages of "
+          "their own; groups and clusters were never shown.")
 
 
 def printable(text: str) -> str:

@@ -17,16 +17,25 @@ from . import make_folder, unit, write_file
 from .figures import CMAP, THEME, png, tick_values
 from .html import STYLE
 
-__all__ = ["write_evaluation", "evaluation_figure"]
+__all__ = ["write_evaluation", "evaluation_figure", "where"]
 
-_KINDS = {"clean": "Clean images", "realism": "With observational realism"}
+_KINDS = {"clean": "Clean images", "realism": "With observational realism",
+          "realism_without_scale": "With observational realism, scale unknown"}
 _FIGURES = {
     "median_abs_error": "median |error|", "mean_abs_error": "mean |error|",
     "prior_median_abs_error": "median |error| of the prior",
     "coverage68": "68 % interval holds", "coverage95": "95 % interval holds",
+    "rank_test_p": "ranks of the truth are uniform (p)",
 }
+_BREAKDOWNS = {"time": "Time since pericentre, Myr", "mass_ratio": "Mass ratio",
+               "view_inclination": "Angle of view, degrees", "signal_to_noise": "Signal to noise per pixel",
+               "stage": "Stage"}
 _OTHERS = {
     "ssim_fcae": "SSIM of the autoencoder's reconstruction", "ssim_vae": "SSIM through the latent space",
+    "tarp_clean": "TARP, clean: furthest from the promised coverage", "tarp_realism": "the same with realism",
+    "stage_accuracy": "right stage, with realism", "auroc": "familiarity tells what is no merger (AUROC)",
+    "auroc_single": "stage tells single galaxies from mergers (AUROC)",
+    "auroc_chance": "stage tells chance pairs from mergers (AUROC)",
     "median_abs_dt_5": "median |time difference| to the five nearest neighbours, Myr",
     "top1": "right class of time and camera (top 1)", "within_one_step": "right within one step of time",
     "n_classes": "classes", "n_distinct_classes": "classes that are not mirror images of each other",
@@ -68,11 +77,43 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
             image = png(evaluation_figure(samples[kind]))
             write_file(folder / f"evaluation_{kind}.png", image)
             plots.append((title, "data:image/png;base64," + base64.b64encode(image).decode()))
-    flat = {**result, **(result.get("reconstruction") or {}), **(result.get("neighbours") or {})}
+    flat = {**result, **(result.get("reconstruction") or {}), **(result.get("neighbours") or {}),
+            **(result.get("familiarity") or {})}
+    for kind in ("clean", "realism"):
+        flat[f"tarp_{kind}"] = ((result.get(kind) or {}).get("joint") or {}).get("tarp")
+    flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE).render(
-        result=result, kinds=kinds, plots=plots, others=others, style=Markup(STYLE))
+        result=result, kinds=kinds, plots=plots, others=others, style=Markup(STYLE), breakdowns=_breakdowns(result),
+        all_times=_all_times(result))
     return write_file(folder / "evaluation.html", page)
+
+
+def where(row: dict) -> str:
+    """The limits of one row of a breakdown, for people."""
+    if "stage" in row:
+        return row["stage"]
+    return f"{row['low']:g} and more" if row["high"] is None else f"{row['low']:g} to {row['high']:g}"
+
+
+def _breakdowns(result: dict) -> list[dict]:
+    """Tables of errors where something else is within limits."""
+    tables = []
+    for name, title in _BREAKDOWNS.items():
+        rows = []
+        for row in (result.get("by") or {}).get(name, ()):
+            rows.append((where(row), row["n_images"],
+                         *(_show(label, "median_abs_error", row.get(label.name)) for label in LABELS)))
+        if rows:
+            tables.append({"title": title, "rows": rows})
+    return tables
+
+
+def _all_times(result: dict) -> list[tuple]:
+    """Median errors of all snapshots, those outside of the main range too."""
+    table = result.get("all_times") or {}
+    return [(label.title, *(_show(label, "median_abs_error", (table.get(kind) or {}).get(label.name, {}).get(
+        "median_abs_error")) for kind in ("clean", "realism"))) for label in LABELS if table]
 
 
 def evaluation_figure(samples: dict) -> Figure:
@@ -167,6 +208,8 @@ def _show(label: Label, name: str, value) -> str:
         return "–"
     if name.startswith("coverage"):
         return f"{100 * value:.1f} %"
+    if name == "rank_test_p":
+        return f"{value:.2f}" if value >= 0.01 else "< 0.01"
     return f"{value:.3f}" if label.log else f"{value:.1f}{unit(label)}"
 
 
@@ -202,8 +245,35 @@ _PAGE = """\
 {% else %}
 <p class="muted">No figures per label were given.</p>
 {% endfor %}
+{% if all_times %}
+<h3>All times, {{ "%.0f"|format(result.all_times.time_range[0]) }} to \
+{{ "%.0f"|format(result.all_times.time_range[1]) }} Myr: median |error|</h3>
+<div class="scroll">
+<table>
+<thead><tr><th></th><th>clean</th><th>with realism</th></tr></thead>
+<tbody>
+{% for title, clean, realism in all_times %}
+<tr><td>{{ title }}</td><td class="num">{{ clean }}</td><td class="num">{{ realism }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
+{% for table in breakdowns %}
+<h3>{{ table.title }}: median |error| with realism</h3>
+<div class="scroll">
+<table>
+<thead><tr><th></th><th>images</th><th>time</th><th>mass ratio</th><th>size ratio</th><th>view</th></tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr><td>{{ row[0] }}</td>{% for x in row[1:] %}<td class="num">{{ x }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endfor %}
 {% if others %}
-<h3>Reconstruction, look-alikes and classes</h3>
+<h3>Reconstruction, look-alikes and familiarity</h3>
 <div class="scroll">
 <table><tbody>
 {% for title, x in others %}<tr><td>{{ title }}</td><td class="num">{{ x }}</td></tr>

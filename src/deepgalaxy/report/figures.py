@@ -45,9 +45,9 @@ _DPI = 100
 _FONT = "DejaVu Sans"  # ships with matplotlib: the same figure on every machine
 _MARGIN = 48
 _INNER = WIDTH - 2 * _MARGIN
-_TICKS = {"Myr": (-100, 0, 100, 200, 300, 400, 500), "deg": (0, 30, 60, 90)}
+_TICKS = {"Myr": (-200, 0, 200, 400, 600, 800, 1000), "deg": (0, 30, 60, 90)}
 DISTANCE = "distance 1: as near as neighbours in the library usually are"
-_RATIO_TICKS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
+_RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
 
 
 def save_story(story: Story, path):
@@ -256,7 +256,7 @@ def match_lines(match) -> list[str]:
 def _stages(page, story, x, y, width):
     page.text(x, y + 12, "Stage", 17, bold=True)
     for i, (name, probability) in enumerate(story.stage.items()):
-        top = y + 40 + 54 * i
+        top = y + 36 + 50 * i
         best = probability == max(story.stage.values())
         page.text(x, top + 14, name, 15, "text" if best else "muted", bold=best)
         page.text(x + width, top + 14, percent(probability), 15, "text" if best else "muted", best, "right")

@@ -224,10 +224,11 @@ def _unknowns(stories: list[Story]) -> list[str]:
     without = sum(story.scale.get("kpc_per_pixel") is None for story in stories)
     strange = sum(story.familiarity < 0.05 for story in stories)
     lines = [
-        "Whether a picture shows two galaxies that meet at all. The model takes it for granted: for a single "
-        "galaxy, a chance alignment or three galaxies it still answers, and the answer means nothing.",
+        "Whether a picture shows two galaxies that meet at all. Single galaxies and chance alignments are stages of "
+        "their own, told apart as well as one picture allows; before two discs have touched, nothing tells a pair that "
+        "will meet from one that will not. Of three galaxies or a cluster the answer means nothing.",
         "The mass of the galaxies in Msun, and so the clock. All was learned with a primary like the Milky "
-        "Way (disc 5e10 Msun, scale length 3 kpc). Times grow as the square root of size³/mass of the "
+        "Way (stars 6e10 Msun, disc scale length 2 to 4 kpc). Times grow as the square root of size³/mass of the "
         "primary: at the same size and half the mass, everything takes 1.4 times as long.",
         "What gas, star formation and dust do, and galaxies that are not discs: the simulated pairs are "
         "discs with bulges in dark haloes, of stars and dark matter alone.",

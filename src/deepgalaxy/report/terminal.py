@@ -20,7 +20,7 @@ from . import (
     unit,
 )
 
-__all__ = ["story_table"]
+__all__ = ["story_table", "evaluation_table", "paper_table", "real_table"]
 
 _TITLES = {"time_since_pericentre": "time since\npericentre", "mass_ratio": "mass\nratio",
            "size_ratio": "size\nratio", "view_inclination": "view"}
@@ -95,3 +95,48 @@ def _cells(story: Story) -> list[Text | str]:
     else:
         cells.append("–")
     return cells
+
+
+def evaluation_table(result: dict) -> Table:
+    """Errors and coverage, and below them how the model does otherwise."""
+    table = Table("label", "images", "median |error|", "guessing", "68 % covers", "95 % covers",
+                  title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters")
+    for part in ("clean", "realism", "realism_without_scale"):
+        for name, v in result[part].items():
+            if "median_abs_error" in v:
+                table.add_row(name, part, f"{v['median_abs_error']:.3g} {v['unit']}",
+                              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.0f} %",
+                              f"{100 * v['coverage95']:.0f} %")
+    r = result["reconstruction"]
+    table.caption = f"SSIM {r['ssim_fcae']:.3f} (FCAE), {r['ssim_vae']:.3f} (through z)"
+    if "neighbours" in result:
+        table.caption += f"; 5 nearest in z: median |dt| {result['neighbours']['median_abs_dt_5']:.0f} Myr"
+    return table
+
+
+def paper_table(result: dict) -> Table:
+    """The classes of the paper, right and nearly right."""
+    table = Table("classes", "really different", "right", "within one step", title=(
+        f"{result['n_images']} images of {result['n_encounters']} encounters, split at random"))
+    table.add_row(f"{result['n_classes']}", f"{result['n_distinct_classes']}", f"{100 * result['top1']:.2f} %",
+                  f"{100 * result['within_one_step']:.2f} %")
+    return table
+
+
+def real_table(result: dict) -> Table:
+    """Ours beside what was published."""
+    table = Table("picture", "time, Myr (90 %)", "published", "within", "best match", "familiar",
+                  title=f"{result['n_images']} real pictures")
+    for row in result["images"]:
+        if "error" in row:
+            table.add_row(printable(row["name"]), Text(printable(row["error"]), style="red"), "", "", "", "")
+            continue
+        t, match = row["time"], row["match"]
+        published = "" if row["published_time"] is None else f"{row['published_time']:.0f}"
+        table.add_row(printable(row["name"]), f"{t['p50']:+.0f} ({t['p05']:.0f} to {t['p95']:.0f})", published,
+                      {True: "yes", False: "no", None: ""}[row["within_90"]],
+                      f"{match['encounter']} {match['time_myr']:+.0f} Myr" if match else "",
+                      percent(row["familiarity"]))
+    table.caption = (f"{result['published_within_90']} of {result['n_published']} published times within our 90 %; at "
+                     f"most {result['most_systems_per_match']} pictures share a best match")
+    return table

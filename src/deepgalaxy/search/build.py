@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..inference.calibration import fit_temperatures, predict_dataset
-from ..models.weights import Weights, load_weights, update_metadata
+from ..inference.calibration import fit_temperatures
+from ..models.weights import Weights, framing_of, load_weights, update_metadata
 from .index import LatentIndex
 from .library import encode_thumbnail, write_library
 
 __all__ = ["calibrate", "build_library"]
 
 
-def _held_out(weights: Weights, dataset: Dataset) -> np.ndarray:
-    """Mask (N,) of the images whose encounters were held out when the model was trained."""
+def _held_out(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
+    """Mask (N,) of the images of encounters that were held out when the model was trained."""
     names = set(weights.metadata.get("validation_encounters", []))
     groups = [g for g, identity in enumerate(dataset.identities) if identity in names]
-    return np.isin(dataset.group, groups)
+    return np.isin(dataset.group, groups) & dataset.is_encounter
 
 
 def _spread(indices: np.ndarray, n: int) -> np.ndarray:
@@ -31,37 +32,40 @@ def _spread(indices: np.ndarray, n: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:n])
 
 
-def calibrate(model: str | Path, data: str | Path, n_images: int = 1536, output: str | Path | None = None,
+def calibrate(model: str | Path, data, n_images: int = 2048, output: str | Path | None = None,
               ) -> dict[str, float]:
     """Find the temperatures on the held-out encounters of the training data, and store them with the weights.
 
+    data : path of the data set, or several.
     output : the calibrated weights; without it, `model` itself is changed.
     """
-    weights, dataset = load_weights(model), Dataset(data)
+    weights, dataset = load_weights(model), open_data(data)
     held = np.flatnonzero(_held_out(weights, dataset))
     if len(held) == 0:
-        held = np.arange(len(dataset))
+        held = np.flatnonzero(dataset.is_encounter)
     realism = weights.metadata["training"].get("realism")
     temperatures = fit_temperatures(weights.model, dataset, np.random.default_rng(1).permutation(held)[:n_images],
-                                    RealismConfig.parse(realism, "realism") if realism else None)
+                                    RealismConfig.parse(realism, "realism") if realism else None,
+                                    framing=framing_of(weights))
     update_metadata(model, output, temperatures=temperatures)
     return temperatures
 
 
 @torch.inference_mode()
-def build_library(model: str | Path, data: str | Path, path: str | Path, n_images: int = 36000,
+def build_library(model: str | Path, data, path: str | Path, n_images: int = 36000,
                   on_batch: Callable[[int], None] | None = None) -> int:
     """Write a library of the data set's images, spread evenly; returns how many.
 
     Encounters held out of training are in it too: it is a set of references, and the more the better.
     """
-    weights, dataset = load_weights(model), Dataset(data)
-    chosen = _spread(np.arange(len(dataset)), n_images)
+    weights, dataset = load_weights(model), open_data(data)
+    chosen = _spread(np.flatnonzero(dataset.is_encounter), n_images)
     z, thumbnails = [], []
     for start in range(0, len(chosen), 128):
         index = chosen[start:start + 128]
         light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
-        seen = observe_frames(light, torch.full((len(index),), torch.nan), image_seeds(0, 0, index), None)
+        seen = observe_frames(light, torch.full((len(index),), torch.nan), image_seeds(0, 0, index), None,
+                              framing=framing_of(weights))
         z.append(weights.model.encode(seen.frames).mu.numpy())
         thumbnails += [encode_thumbnail(frame) for frame in seen.frames[:, 0].numpy()]
         if on_batch:
@@ -70,16 +74,31 @@ def build_library(model: str | Path, data: str | Path, path: str | Path, n_image
     unseen = _held_out(weights, dataset)
     held = _spread(np.flatnonzero(unseen), 1024)
     realism = weights.metadata["training"].get("realism")
-    familiar, metric = np.zeros((0, weights.model.config.latent_size), np.float32), None
-    if len(held) and realism:
-        _, clean = predict_dataset(weights.model, dataset, held, None, n_views=1)
-        _, familiar = predict_dataset(weights.model, dataset, held, RealismConfig.parse(realism, "realism"), n_views=1)
-        metric = LatentIndex.by_observation(z, familiar - clean)
-    elif len(held):
-        _, familiar = predict_dataset(weights.model, dataset, held, None, n_views=1)
+    realism = RealismConfig.parse(realism, "realism") if realism else None
+    observed, features = _encodings(weights, dataset, held, realism)
+    metric = None
+    if len(held) and realism is not None:
+        metric = LatentIndex.by_observation(z, observed - _encodings(weights, dataset, held, None)[0])
+    # Single galaxies and chance pairs count as familiar.
+    _, usual = _encodings(weights, dataset, _spread(np.arange(len(dataset)), 3072), realism)
     write_library(path, z=z, labels={k: v[chosen] for k, v in dataset.labels.items()},
                   encounters=dataset.groups, encounter=dataset.group[chosen], snapshot=dataset.snapshot[chosen],
-                  camera=dataset.camera[chosen], thumbnails=thumbnails, familiar_z=familiar,
-                  model_sha256=weights.sha256, config=dataset.config, metric=metric,
-                  comparable=~unseen[chosen])
+                  camera=dataset.camera[chosen], thumbnails=thumbnails, usual_features=usual,
+                  unseen_features=features, model_sha256=weights.sha256, config=dataset.config, metric=metric)
     return len(chosen)
+
+
+def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None) -> tuple[np.ndarray, np.ndarray]:
+    """Latent means (N, latent_size) and features (N, K) of images, observed or clean."""
+    model, latents, features = weights.model, [], []
+    for start in range(0, len(indices), 64):
+        index = indices[start:start + 64]
+        light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
+        unknown = torch.full((len(index),), torch.nan)
+        encoding = model.encode(observe_frames(light, unknown, image_seeds(99, 0, index), realism,
+                                               framing=framing_of(weights)).frames)
+        latents.append(encoding.mu.numpy())
+        features.append(model.unscaled_features(encoding.maps).numpy())
+    if not latents:
+        return np.zeros((0, model.config.latent_size), np.float32), np.zeros((0, 1), np.float32)
+    return np.concatenate(latents), np.concatenate(features)

@@ -21,9 +21,10 @@ from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
 
 __all__ = ["Library", "encode_thumbnail", "write_library"]
 
-FORMAT, FORMAT_VERSION = "deepgalaxy-library", 2
+FORMAT, FORMAT_VERSION = "deepgalaxy-library", 3
 _LABELS = ("time", "mass_ratio", "size_ratio", "view_inclination")
-_ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "familiar_distances", "thumbnails",
+_ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "thumbnails",
+           "usual_features", "feature_metric", "unseen_distances",
            "thumbnail_offsets", "pictures", "picture_basis", *_LABELS)
 
 #: Candidates that are compared picture by picture, turned and shifted.
@@ -48,8 +49,8 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], encounter, snapshot, camera,
-                  thumbnails: list[bytes], familiar_z, model_sha256: str, config: str = "{}", metric=None,
-                  comparable=None) -> None:
+                  thumbnails: list[bytes], usual_features, unseen_features, model_sha256: str, config: str = "{}",
+                  metric=None) -> None:
     """Write a library, whole or not at all.
 
     Parameters
@@ -58,9 +59,9 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     labels : {name: (N,)} time, mass_ratio, size_ratio, view_inclination.
     encounters : names; encounter (N,) is the row's index into them.
     thumbnails : N WebP files.
-    familiar_z : (M, D) of observed images of other encounters, against which new images are compared.
+    usual_features : (M, K) what the classifier sees in many observed images: what is usual.
+    unseen_features : (L, K) the same of encounters held out of training, to which new images are compared.
     metric : (D, D), distances are measured in z @ metric; without it, each axis in units of its spread.
-    comparable : (N,) bool, the rows of other encounters than those of familiar_z; all without it.
     """
     path = Path(path)
     z = np.asarray(z, np.float16)
@@ -68,16 +69,16 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     index = LatentIndex(z, metric)
     # How dense the library is around each image: a hub in a dense region is no better match for it.
     local = index.search(z, 11)[0][:, 1:].mean(axis=1)
-    familiar = np.zeros(0)
-    if len(familiar_z):
-        others = index if comparable is None or not np.any(comparable) else LatentIndex(z[comparable], metric)
-        familiar = np.sort(others.search(familiar_z, 5)[0].mean(axis=1))
+    usual, feature_metric = whitening(usual_features)
+    unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
+        unseen_features) else np.zeros(0)
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)
     arrays = {
         "z": z, "metric": metric, "encounter": np.asarray(encounter, np.int32),
         "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
-        "local_distance": local.astype(np.float32), "familiar_distances": familiar.astype(np.float32),
+        "local_distance": local.astype(np.float32), "usual_features": usual, "feature_metric": feature_metric,
+        "unseen_distances": unseen.astype(np.float32),
         "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
@@ -93,6 +94,18 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
                 f.create_dataset(name, data=values)
     except OSError as error:
         raise LibraryError(f"{path}: cannot be written ({error}); free space or choose another folder") from None
+
+
+def whitening(features: np.ndarray, floor: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (K,) of features (N, K), and the metric (K, K) in which they scatter by 1 in every direction.
+
+    Directions of less than `floor` of the mean variance count as if they had it.
+    """
+    features = np.asarray(features, np.float64)
+    mean = features.mean(axis=0)
+    scatter = np.atleast_2d(np.cov(features.T)) if len(features) > 1 else np.eye(features.shape[1])
+    values, vectors = np.linalg.eigh(scatter + floor * np.trace(scatter) / len(scatter) * np.eye(len(scatter)))
+    return mean.astype(np.float32), (vectors / np.sqrt(np.maximum(values, 1e-12))).astype(np.float32)
 
 
 class Library:
@@ -119,7 +132,9 @@ class Library:
         self.labels = {name: arrays[name] for name in _LABELS}
         self.encounter, self.snapshot, self.camera = (arrays[n] for n in ("encounter", "snapshot", "camera"))
         self._z = arrays["z"]
-        self._local, self._familiar = arrays["local_distance"], arrays["familiar_distances"]
+        self._local = arrays["local_distance"]
+        self._usual, self._feature_metric = arrays["usual_features"], arrays["feature_metric"]
+        self._unseen = arrays["unseen_distances"]
         self._bytes, self._offsets = arrays["thumbnails"], arrays["thumbnail_offsets"]
         self.index = LatentIndex(self._z, arrays["metric"])
         self._basis = PictureBasis(arrays["picture_basis"])
@@ -150,15 +165,24 @@ class Library:
         """(64, 64) float32 0..1, y upwards."""
         return _decode(self._bytes[self._offsets[row]:self._offsets[row + 1]].tobytes())
 
-    def familiarity(self, z: np.ndarray) -> float:
-        """Fraction of observed images of unseen encounters that lie further from the library than z (V, D).
+    def strangeness(self, features: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance (B,) of what the classifier sees (B, K) from what it usually sees.
+
+        References
+        ----------
+        Lee et al. (2018), arXiv 1807.03888.
+        """
+        return np.linalg.norm((features - self._usual) @ self._feature_metric, axis=1)
+
+    def familiarity(self, features: np.ndarray) -> float:
+        """Fraction of observed images of unseen encounters that are stranger than this one, seen V times (V, K).
 
         Near 0: nothing like it was ever simulated here.
         """
-        if len(self._familiar) == 0:
+        if len(self._unseen) == 0:
             return float("nan")
-        distance = float(np.median(self.index.search(z, 5)[0].mean(axis=1)))
-        return float(1 - np.searchsorted(self._familiar, distance) / len(self._familiar))
+        distance = float(np.median(self.strangeness(features)))
+        return float(1 - np.searchsorted(self._unseen, distance) / len(self._unseen))
 
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.85) -> list[Match]:

@@ -21,6 +21,9 @@ from .snapshot import CannotWrite, Encounter, stages
 
 __all__ = ["EncounterConfig", "Resolution", "simulate"]
 
+#: A nucleus is found by the stars of its bulge.
+_FEWEST_IN_BULGE = 64
+
 
 class Resolution(Config):
     """Particles, forces and output, the same for all encounters of a suite."""
@@ -34,6 +37,8 @@ class Resolution(Config):
     snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
     first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first snapshot kept")
     last_time: float = Field(500.0, gt=0, description="Myr since the first pericentre")
+    last_separation: float | None = Field(None, gt=0, description="kpc between the nuclei after the pericentre: "
+                                          "galaxies further apart are no longer followed")
 
 
 class EncounterConfig(Config):
@@ -52,6 +57,7 @@ class EncounterConfig(Config):
     secondary_disc_node: float = Field(0.0, ge=0, le=360, description="degrees, in the orbital plane")
     seed: int = Field(0, ge=0, description="of the particles")
     primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
+    secondary: GalaxyConfig | None = Field(None, description="without it, the primary scaled by both ratios")
     resolution: Resolution = Field(default_factory=Resolution)
 
 
@@ -59,8 +65,8 @@ def initial_conditions(config: EncounterConfig) -> Particles:
     """Both galaxies on their orbit, in the frame of their common centre of mass."""
     r = config.resolution
     rng = np.random.default_rng(config.seed)
-    models = [Galaxy(config.primary, r.softening_stars),
-              Galaxy(config.primary.scaled(config.mass_ratio, config.size_ratio), r.softening_stars)]
+    galaxies = config.primary, config.secondary or config.primary.scaled(config.mass_ratio, config.size_ratio)
+    models = [Galaxy(galaxy, r.softening_stars) for galaxy in galaxies]
     orbit = approach(*models, config.pericentre, config.orbital_energy, config.start_time)
     total = models[0].mass + models[1].mass
     spins = [(config.primary_disc_inclination, config.primary_disc_node),
@@ -68,13 +74,26 @@ def initial_conditions(config: EncounterConfig) -> Particles:
     parts = []
     for k, (model, spin, lever) in enumerate(zip(models, spins, (-models[1].mass, models[0].mass), strict=True)):
         n = int(round(r.n_particles * config.mass_ratio**k / (1 + config.mass_ratio)))
-        n_disc, n_bulge = int(r.disc_fraction * n), int(r.bulge_fraction * n)
+        n_disc, n_bulge = _stars(model.config, n, r)
         part = model.sample(n_disc, n_bulge, n - n_disc - n_bulge, r.softening_halo, rng, galaxy=k)
         rotation = disc_rotation(*spin)
         part.positions = part.positions @ rotation.T + orbit.position * lever / total
         part.velocities = part.velocities @ rotation.T + orbit.velocity * lever / total
         parts.append(part)
     return Particles.join(parts)
+
+
+def _stars(galaxy: GalaxyConfig, n: int, resolution: Resolution) -> tuple[int, int]:
+    """How many of a galaxy's n particles are disc and bulge.
+
+    The fractions are those of the reference galaxy; a heavier bulge has more of the stars, so that all weigh alike.
+    """
+    reference = GalaxyConfig()
+    heavier = galaxy.bulge_mass / galaxy.disc_mass * reference.disc_mass / reference.bulge_mass
+    disc, bulge = resolution.disc_fraction, resolution.bulge_fraction * heavier
+    stars = (resolution.disc_fraction + resolution.bulge_fraction) * n
+    n_bulge = max(round(stars * bulge / (disc + bulge)), min(_FEWEST_IN_BULGE, n // 8))
+    return round(stars) - n_bulge, n_bulge
 
 
 def simulate(config: EncounterConfig, on_snapshot: Callable[[float, Particles], None] | None = None,
@@ -118,11 +137,13 @@ def simulate(config: EncounterConfig, on_snapshot: Callable[[float, Particles], 
                                       "start_time or orbital_energy")
         elif step.time >= pericentre_time[0] + r.last_time + 0.5 * r.snapshot_interval:
             break
+        elif r.last_separation is not None and step.separation > r.last_separation:
+            break
     time = np.array([s[0] for s in snapshots]) - pericentre_time[0]
     # Half open, so that the number of snapshots is the same wherever the pericentre falls between two of them.
     keep = (time >= r.first_time - 0.5 * r.snapshot_interval) & (time < r.last_time + 0.5 * r.snapshot_interval)
     separation = np.array([s[2] for s in snapshots], np.float32)
-    parameters = config.model_dump(exclude={"name", "primary", "resolution"})
+    parameters = config.model_dump(exclude={"name", "primary", "secondary", "resolution"})
     parameters.update(
         pericentre_requested=config.pericentre, pericentre_measured=pericentre_time[1],
         pericentre_time=pericentre_time[0], energy_drift=conservation.energy_drift,

@@ -24,7 +24,7 @@ DISC, BULGE, HALO = 0, 1, 2
 
 
 class GalaxyConfig(Config):
-    """The primary galaxy; the secondary is a scaled copy (`scaled`)."""
+    """A galaxy; the secondary is a scaled copy (`scaled`) of the primary unless it is given."""
 
     disc_mass: float = Field(5e10, gt=0, description="Msun")
     disc_scale_length: float = Field(3.0, gt=0, description="kpc, exponential")
@@ -41,6 +41,21 @@ class GalaxyConfig(Config):
         factor = {"mass": mass_ratio, "length": size_ratio, "height": size_ratio,
                   "scale": size_ratio, "truncation": size_ratio, "q": 1.0}
         return GalaxyConfig(**{k: v * factor[k.rsplit("_", 1)[1]] for k, v in self.model_dump().items()})
+
+    def resized(self, disc_size: float, bulge_share: float | None = None) -> GalaxyConfig:
+        """The same stellar mass and halo with a disc larger by a factor, and another share of the stars in the bulge.
+
+        A bulge grows with the root of its mass.
+        """
+        disc_mass, bulge_mass, bulge_scale = self.disc_mass, self.bulge_mass, self.bulge_scale
+        if bulge_share is not None:
+            stars = disc_mass + bulge_mass
+            disc_mass, bulge_mass = (1 - bulge_share) * stars, bulge_share * stars
+            bulge_scale *= (bulge_mass / self.bulge_mass) ** 0.5
+        return self.model_copy(update={
+            "disc_mass": disc_mass, "bulge_mass": bulge_mass, "bulge_scale": bulge_scale,
+            "disc_scale_length": self.disc_scale_length * disc_size,
+            "disc_scale_height": self.disc_scale_height * disc_size})
 
 
 @dataclass

@@ -59,6 +59,11 @@ class SobolDesign(Config):
     pericentre: Range = Field(Range(low=2.0, high=30.0, log=True), description="kpc")
     orbital_energy: Range = Field(Range(low=-0.08, high=0.08))
     start_time: Range = Field(Range(low=160.0, high=200.0), description="Myr")
+    disc_size: Range = Field(Range(low=1.0, high=1.0), description="of both discs, over that of the suite's primary")
+    bulge_share: Range | None = Field(None, description="of each galaxy's stars, of both independently; without it, "
+                                      "that of the suite's primary")
+    long_share: float = Field(0.0, ge=0, le=1, description="of the encounters that are followed to long_time")
+    long_time: float = Field(1000.0, gt=0, description="Myr since the first pericentre")
 
 
 class GridDesign(Config):
@@ -108,24 +113,29 @@ class SuiteConfig(Config):
         make = {"sobol": _sobol, "grid": _grid, "list": _listed}[self.design.kind]
         shared = {"primary": self.primary, "resolution": self.resolution}
         source = f"suite '{self.name}'"
-        encounters = [EncounterConfig.parse({**shared, **parameters}, source) for parameters in make(self.design)]
+        encounters = [EncounterConfig.parse({**shared, **parameters}, source) for parameters in make(self)]
         if len({e.name for e in encounters}) < len(encounters):
             raise ConfigError(f"{source}: mass_ratios and size_ratios name the encounters to two digits, and must "
                               "differ in them")
         return encounters
 
 
-def _sobol(design: SobolDesign) -> Iterator[dict]:
+def _sobol(suite: SuiteConfig) -> Iterator[dict]:
     from scipy.stats import qmc
 
-    sampler = qmc.Sobol(d=9, scramble=True, rng=np.random.default_rng(design.seed))
-    points = sampler.random(2 ** int(np.ceil(np.log2(max(design.n_encounters, 2)))))[:design.n_encounters]
-    for i, u in enumerate(points):
+    design = suite.design
+    n = 2 ** int(np.ceil(np.log2(max(design.n_encounters, 2))))
+    # The orbit and the orientations are one sequence, what came later another: older suites stay as they were.
+    points, galaxies = (qmc.Sobol(d=d, scramble=True, rng=np.random.default_rng(seed)).random(n)[:design.n_encounters]
+                        for d, seed in ((9, design.seed), (4, [design.seed, 1])))
+    for i, (u, v) in enumerate(zip(points, galaxies, strict=True)):
         mass_ratio = design.mass_ratio.at(u[0])
+        size_ratio = float(np.sqrt(mass_ratio)) * design.size_excess.at(u[1])
+        last_time = design.long_time if v[3] < design.long_share else suite.resolution.last_time
         yield {
             "name": f"encounter_{i:04d}",
             "mass_ratio": mass_ratio,
-            "size_ratio": float(np.sqrt(mass_ratio)) * design.size_excess.at(u[1]),
+            "size_ratio": size_ratio,
             "pericentre": design.pericentre.at(u[2]),
             "orbital_energy": design.orbital_energy.at(u[3]),
             "start_time": design.start_time.at(u[4]),
@@ -134,10 +144,23 @@ def _sobol(design: SobolDesign) -> Iterator[dict]:
             "secondary_disc_inclination": float(np.degrees(np.arccos(1 - 2 * u[7]))),
             "secondary_disc_node": 360 * float(u[8]),
             "seed": design.seed * 1_000_000 + i,
+            **_galaxies(suite, mass_ratio, size_ratio, v),
+            "resolution": suite.resolution.model_copy(update={"last_time": last_time}),
         }
 
 
-def _grid(design: GridDesign) -> Iterator[dict]:
+def _galaxies(suite: SuiteConfig, mass_ratio: float, size_ratio: float, v: np.ndarray) -> dict:
+    """Both galaxies, where a design varies more than the ratios."""
+    design, factor = suite.design, suite.design.disc_size.at(v[0])
+    if design.bulge_share is None and factor == 1:
+        return {}
+    primary, secondary = (
+        suite.primary.resized(factor, design.bulge_share.at(u) if design.bulge_share else None) for u in v[1:3])
+    return {"primary": primary, "secondary": secondary.scaled(mass_ratio, size_ratio)}
+
+
+def _grid(suite: SuiteConfig) -> Iterator[dict]:
+    design = suite.design
     for i, size_ratio in enumerate(design.size_ratios):
         for j, mass_ratio in enumerate(design.mass_ratios):
             yield {
@@ -148,8 +171,8 @@ def _grid(design: GridDesign) -> Iterator[dict]:
             }
 
 
-def _listed(design: ListDesign) -> Iterator[dict]:
-    for encounter in design.encounters:
+def _listed(suite: SuiteConfig) -> Iterator[dict]:
+    for encounter in suite.design.encounters:
         yield encounter.model_dump(exclude_none=True)
 
 

@@ -12,25 +12,32 @@ import numpy as np
 from pydantic import Field
 
 from ..config import Config
+from ..data.splits import split_by_encounter, split_random
 from ..errors import ConfigError, DatasetError, ModelError
 from ..files import shipped, write_whole
 from ..image.realism import RealismConfig
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
 
-__all__ = ["TrainConfig", "fit", "read_recipe", "world"]
+__all__ = ["TrainConfig", "fit", "read_recipe", "split", "world"]
 
 
 class TrainConfig(Config):
     """A recipe."""
 
     name: str = Field("model", min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
-    data: str = Field(description="the data set; a relative path is taken from the recipe's folder")
+    data: str | tuple[str, ...] = Field(description="the data set, or several that are taken as one; relative paths "
+                                        "are taken from the recipe's folder")
     output: str = Field(description="folder for checkpoints, metrics and weights")
     epochs: int = Field(10, ge=1)
     images_per_epoch: int = Field(16384, ge=1)
     batch_size: int = Field(64, ge=2, description="of all workers together")
-    validation_share: float = Field(0.12, gt=0, lt=1, description="of the encounters, held out for calibration")
+    framing: Literal["content", "whole"] = Field("content", description="the light that belongs together, however it "
+                                                 "lies; or pictures as they are, of one field of view and orientation")
+    split: Literal["encounters", "random"] = Field("encounters", description="what is held out: whole encounters; or "
+                                                   "images at random, which leaks, to compare with DeepGalaxy")
+    validation_share: float = Field(0.12, gt=0, lt=1, description="of the encounters (or images), held out for "
+                                    "calibration")
     validation_images: int = Field(1024, ge=1)
     validate_every: int = Field(1, ge=1, description="epochs")
     seed: int = Field(0, ge=0, description="of the first weights, the order of images and all that is drawn")
@@ -38,6 +45,7 @@ class TrainConfig(Config):
     start_from: str | None = Field(None, description="weights of the same architecture to start from: a file, "
                                    "relative to the recipe's folder, or 'shipped'; without it, from nothing")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -72,8 +80,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     import torch
 
     from ..data.datamodule import EncounterImages, GlobalBatches, loader
-    from ..data.reader import Dataset
-    from ..data.splits import split_by_encounter
+    from ..data.joined import open_data
     from ..models.weights import save_weights
     from .callbacks import Checkpoints, Throughput
     from .module import TrainingModule
@@ -88,15 +95,14 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     rank, n_workers = world()
     if config.batch_size % n_workers:
         raise ConfigError(f"batch_size = {config.batch_size}: must be a multiple of the {n_workers} workers")
-    dataset = Dataset(config.data)
+    dataset = open_data(config.data)
     if len(dataset.groups) < 2:
         raise DatasetError(f"{config.data}: holds {len(dataset.groups)} encounter; training needs at least 2, "
                            "one of them to validate")
     if min(dataset.shape) < 2 * config.model.stride:
         raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
                            f"stride = {config.model.stride}; render larger ones or lower the stride")
-    train, validate = split_by_encounter(dataset.groups, (1 - config.validation_share, config.validation_share),
-                                         seed=config.seed if config.split_seed is None else config.split_seed)
+    (train, validate), (used, held) = split(config, dataset)
     output = Path(config.output)
     path = output / "model.safetensors"
     newest = Checkpoints.newest(output / "checkpoints")
@@ -114,13 +120,13 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     except OSError as error:
         raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
 
-    training = EncounterImages(dataset, np.flatnonzero(np.isin(dataset.group, train)))
-    held = np.flatnonzero(np.isin(dataset.group, validate))
+    skip = config.bad_images == "skip"
+    training = EncounterImages(dataset, used, skip)
     held = held[np.linspace(0, len(held) - 1, min(config.validation_images, len(held))).astype(int)]
     if len(held) < n_workers:
         raise ConfigError(f"validation_images: {len(held)} images cannot be shared by {n_workers} workers; raise "
                           "validation_images or validation_share")
-    validation = EncounterImages(dataset, held)
+    validation = EncounterImages(dataset, held, skip)
     batches = GlobalBatches(len(training), config.batch_size, config.images_per_epoch, config.seed, rank, n_workers)
     share = np.arange(len(validation))[rank::n_workers]
     chunks = [share[i:i + 64].tolist() for i in range(0, len(share), 64)]
@@ -129,12 +135,13 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     torch.manual_seed(config.seed)  # every worker starts from the same weights
     module = TrainingModule(config.model, config.loss, config.optimiser, config.realism,
                             total_steps=config.epochs * batches.steps, seed=config.seed,
-                            logarithmic=dataset.quantity == "log10_surface_density", n_validation=len(held))
+                            logarithmic=dataset.quantity == "log10_surface_density", n_validation=len(held),
+                            framing=config.framing)
     trained_on = {dataset.identities[g] for g in train}
     if config.start_from is not None:
         trained_on |= _start_from(module, config)
     held_out = [dataset.identities[g] for g in validate]
-    if trained_on & set(held_out):
+    if trained_on & set(held_out) and config.split == "encounters":
         raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
                           "give the split_seed and validation_share of its recipe")
     cuda = torch.cuda.is_available()
@@ -169,11 +176,25 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     return path
 
 
+def split(config: TrainConfig, dataset) -> tuple[tuple, tuple]:
+    """What a recipe trains on and what it holds out: (groups, groups), (images, images), as indices.
+
+    Split at random, all groups are in both parts.
+    """
+    shares = (1 - config.validation_share, config.validation_share)
+    seed = config.seed if config.split_seed is None else config.split_seed
+    if config.split == "random":
+        everything = np.arange(len(dataset.groups))
+        return (everything, everything), split_random(len(dataset), shares, seed)
+    groups = split_by_encounter(dataset.families, shares, seed)
+    return groups, tuple(np.flatnonzero(np.isin(dataset.group, part)) for part in groups)
+
+
 def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
     """Checkpoints go on as they were begun; only the machinery around them may change."""
     if not path.is_file():
         return
-    before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every"})
+    before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every", "bad_images"})
                    for c in (TrainConfig.from_json(path.read_text(), str(path)), config))
     changed = [key for key in now if now[key] != before[key]]
     if changed == ["model"]:
@@ -211,4 +232,6 @@ def read_recipe(path: str | Path) -> TrainConfig:
         for key in ("data", "output", "start_from"):
             if isinstance(tree.get(key), str) and (key, tree[key]) != ("start_from", "shipped"):
                 tree[key] = os.path.normpath(Path(path).parent / tree[key])
+        if isinstance(tree.get("data"), list):
+            tree["data"] = [os.path.normpath(Path(path).parent / str(one)) for one in tree["data"]]
     return TrainConfig.parse(tree, str(path))

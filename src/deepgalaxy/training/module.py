@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..config import Config
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..labels import LABELS
+from ..labels import FRAME_SIDE, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
 from ..models.losses import image_loss, kl_divergence, label_loss
 
@@ -24,7 +24,8 @@ class LossConfig(Config):
     """Weights of the parts of the loss."""
 
     labels: dict[str, float] = Field(
-        {"time_since_pericentre": 1.0, "mass_ratio": 0.6, "size_ratio": 0.4, "view_inclination": 0.4, "stage": 0.3},
+        {"time_since_pericentre": 1.0, "mass_ratio": 0.6, "size_ratio": 0.4, "view_inclination": 0.4, "stage": 0.3,
+         "frame_side": 0.2},
         description="of each label's cross entropy; 1 for one that is not named")
     latent_labels: float = Field(0.3, ge=0, description="of the same labels read off z")
     reconstruction: float = Field(1.0, ge=0, description="of the FCAE's L1 + (1 - SSIM)")
@@ -41,7 +42,7 @@ class LossConfig(Config):
     @field_validator("labels")
     @classmethod
     def _known(cls, weights):
-        known = [label.name for label in LABELS] + ["stage", "time_camera"]
+        known = [label.name for label in (*LABELS, FRAME_SIDE)] + ["stage", "time_camera"]
         for name, weight in weights.items():
             if name not in known or not weight >= 0:
                 raise ValueError(f"{name}: {weight} is no weight of a label; labels are {', '.join(known)}, weights 0 "
@@ -68,11 +69,12 @@ class TrainingModule(lightning.LightningModule):
     seed : of everything that is drawn; step k of a resumed run draws what it would have drawn.
     logarithmic : the data set stores log10 of the surface density.
     n_validation : images that all workers together validate on.
+    framing : one of `preprocess.FRAMINGS`; frames of a content are mirrored and misplaced a little, whole ones are not.
     """
 
     def __init__(self, model: ModelConfig, loss: LossConfig, optimiser: OptimiserConfig,
                  realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True,
-                 n_validation: int = 0):
+                 n_validation: int = 0, framing: str = "content"):
         super().__init__()
         self.model = DeepGalaxy(model)
         self.model.to(memory_format=self.model.encoder.memory_format)
@@ -80,7 +82,7 @@ class TrainingModule(lightning.LightningModule):
         self.averaged.requires_grad_(False)
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
         self.total_steps, self.seed, self.logarithmic = total_steps, seed, logarithmic
-        self.n_validation, self.validation = n_validation, []
+        self.n_validation, self.validation, self.framing = n_validation, [], framing
 
     @torch.no_grad()
     def on_before_batch_transfer(self, batch, dataloader_idx):
@@ -93,11 +95,15 @@ class TrainingModule(lightning.LightningModule):
             torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
             n_decoded = max(1, int(self.loss.decoded_share * len(light)))
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed, self.current_epoch, index), self.realism,
-                                  self.loss.realistic, jitter=True, n_ideal=n_decoded)
-            scale = torch.where(torch.rand(len(light)) < self.loss.scale_known, seen.scale, torch.nan)
+                                  self.loss.realistic, jitter=self.framing == "content", n_ideal=n_decoded,
+                                  framing=self.framing)
+            told = torch.rand(len(light)) < self.loss.scale_known
+            scale = torch.where(told, seen.scale, torch.nan)
+            # Whoever is not told the scale is asked for it.
+            batch[FRAME_SIDE.name] = torch.where(told, torch.nan, 100 * 10**seen.scale)
         else:
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed + 1, 0, index),
-                                  self.realism if dataloader_idx else None)
+                                  self.realism if dataloader_idx else None, framing=self.framing)
             scale = seen.scale
         return {"frames": seen.frames, "scale": scale, "ideal": seen.ideal, "labels": batch}
 

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# From trained weights to what ships and what is said about it. Called by shipped.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run="uv run --no-sync"
+$run deepgalaxy index --model work/shipped/model.safetensors --data work/core.h5 --data work/wide.h5 -o work/library \
+    --images 48000
+cp work/library/model.safetensors work/library/library.h5 src/deepgalaxy/shipped/
+$run deepgalaxy evaluate --data work/unseen.h5 --images 4000 --json work/library/evaluation.json \
+    --report work/library/evaluation
+$run python scripts/model_card.py work/library/evaluation.json > docs/model_card.md
+$run python scripts/readme_figures.py work/library/evaluation.json
+$run python scripts/latent_figures.py work/unseen.h5 docs
+$run deepgalaxy predict examples/mock_1.fits --redshift 0.02 --report work/story
+cp work/story/mock_1.png docs/story.png

@@ -1,0 +1,66 @@
+"""Are the error bars honest? Tests of posteriors against truths.
+
+Images of one encounter resemble each other, so that ten thousand images of a hundred encounters are worth little
+more than a hundred. Tests that assume independence therefore take one image of each encounter at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["rank_test", "tarp", "auroc"]
+
+
+def rank_test(pit: np.ndarray, encounter: np.ndarray, n_bins: int = 8, repeats: int = 200, seed: int = 0) -> float:
+    """p-value that the ranks of the truths are uniform (simulation-based calibration); small is bad.
+
+    Parameters
+    ----------
+    pit : (N,) posterior's cumulative probability at the truth, 0..1.
+    encounter : (N,) which encounter each belongs to.
+
+    Returns
+    -------
+    p : median over `repeats` choices of one image from each encounter, of a chi-square test with n_bins.
+
+    References
+    ----------
+    Talts et al. (2018), arXiv 1804.06788.
+    """
+    from scipy.stats import chisquare
+
+    rng, values = np.random.default_rng(seed), []
+    order = np.argsort(encounter, kind="stable")
+    starts, counts = np.unique(encounter[order], return_index=True, return_counts=True)[1:]
+    for _ in range(repeats):
+        chosen = order[starts + (rng.random(len(starts)) * counts).astype(int)]
+        found = np.histogram(np.clip(pit[chosen], 0, 1), bins=n_bins, range=(0, 1))[0]
+        values.append(chisquare(found).pvalue)
+    return float(np.median(values))
+
+
+def tarp(samples: np.ndarray, truth: np.ndarray, seed: int = 0) -> float:
+    """Largest distance between promised and found coverage of regions around random points; 0 is honest.
+
+    Parameters
+    ----------
+    samples : (S, N, D) draws from N posteriors of D quantities, each scaled to about 0..1.
+    truth : (N, D).
+
+    References
+    ----------
+    Lemos et al. (2023), arXiv 2302.03026.
+    """
+    reference = np.random.default_rng(seed).random(truth.shape)
+    closer = (np.linalg.norm(samples - reference, axis=2) < np.linalg.norm(truth - reference, axis=1)).mean(axis=0)
+    level = np.linspace(0, 1, 51)
+    found = np.searchsorted(np.sort(closer), level, side="right") / len(closer)
+    return float(np.abs(found - level)[1:-1].max())
+
+
+def auroc(strange: np.ndarray, usual: np.ndarray) -> float:
+    """Probability that one of the strange has a higher score than one of the usual; 0.5 is chance."""
+    from scipy.stats import rankdata
+
+    n = len(strange)
+    return float((rankdata(np.concatenate([strange, usual]))[:n].sum() - n * (n + 1) / 2) / n / len(usual))

@@ -1,0 +1,97 @@
+"""Real pictures with published stories beside ours: a folder of images and a table."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+from ..errors import DatasetError
+from .predictor import Predictor
+from .story import Story
+
+__all__ = ["evaluate_real", "read_table"]
+
+_PICTURES = (".fits", ".fit", ".fz", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[int], None] | None = None,
+                  ) -> tuple[dict, list[Story | tuple[str, str]]]:
+    """The stories of all real pictures in a folder, compared with what was published.
+
+    Parameters
+    ----------
+    folder : pictures, and a CSV with a column `file`, and if known `name`, `kpc_per_pixel`,
+        `time_since_pericentre_myr`, `time_err`. Without a CSV all pictures are read, at unknown scale.
+
+    Returns
+    -------
+    result : {"protocol": "real", "n_images", "n_failed", "n_published", "published_within_90",
+        "most_systems_per_match", "familiar", "images": [...]}, one row per picture: its quantiles of time, what was
+        published, whether that lies within our 90 %, its best match.
+    stories : of the pictures, in their order; (name, error) for one that has none.
+
+    Raises
+    ------
+    DatasetError
+        If the folder holds no picture, or its table is no table.
+    """
+    rows, images, stories = read_table(folder), [], []
+    for row in rows:
+        kpc = _number(row, "kpc_per_pixel")
+        [story] = predictor.predict_many([str(Path(folder) / row["file"])], kpc_per_pixel=kpc)
+        stories.append(story)
+        images.append(_compare(row, story))
+        if on_image:
+            on_image(1)
+    answered = [image for image in images if "error" not in image]
+    published = [image for image in answered if image["published_time"] is not None]
+    best = Counter((image["match"]["encounter"], image["match"]["time_myr"]) for image in answered if image["match"])
+    return {"protocol": "real", "model": predictor.weights.identity, "n_images": len(images),
+            "n_failed": len(images) - len(answered), "n_published": len(published),
+            "published_within_90": sum(image["within_90"] for image in published),
+            "most_systems_per_match": max(best.values(), default=0),
+            "familiar": sum(image["familiarity"] >= 0.02 for image in answered), "images": images}, stories
+
+
+def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
+    entry = {"image": row["file"], "name": row.get("name") or row["file"]}
+    if isinstance(story, tuple):
+        return {**entry, "error": story[1]}
+    time, published = story.properties["time_since_pericentre"], _number(row, "time_since_pericentre_myr")
+    within = published is not None and time["p05"] <= published <= time["p95"]
+    return {**entry, "time": time, "published_time": published, "published_error": _number(row, "time_err"),
+            "within_90": within if published is not None else None, "stage": max(story.stage, key=story.stage.get),
+            "familiarity": story.familiarity, "match": story.matches[0].to_dict() if story.matches else None}
+
+
+def read_table(folder: str | Path) -> list[dict]:
+    """One row per picture of a folder, see `evaluate_real`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; give one with pictures, and a CSV with a column 'file'")
+    tables = sorted(folder.glob("*.csv"))
+    if not tables:
+        rows = [{"file": path.name} for path in sorted(folder.iterdir()) if path.suffix.lower() in _PICTURES]
+    else:
+        try:
+            with open(tables[0], newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DatasetError(f"{tables[0]}: cannot be read as CSV ({error})") from None
+        inside = [PurePath(row.get("file") or "") for row in rows]
+        if any(not path.name or path.is_absolute() or ".." in path.parts for path in inside):
+            raise DatasetError(f"{tables[0]}: every line needs a column 'file', the name of a picture in the folder")
+    if not rows:
+        raise DatasetError(f"{folder}: holds no pictures; give a folder of FITS, PNG, JPEG or TIFF files")
+    return rows
+
+
+def _number(row: dict, column: str) -> float | None:
+    try:
+        value = float(row.get(column) or "nan")
+    except ValueError:
+        raise DatasetError(f"{row['file']}: {column} = {row[column]!r}: must be a number, or empty") from None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,69 @@
+"""Does the answer stay when the picture is turned, mirrored, zoomed or noisier?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..image.preprocess import cut_frames, find_frames, stretch
+from ..labels import LABELS
+from ..models.deepgalaxy import DeepGalaxy
+from .posterior import distributions, quantile
+
+__all__ = ["robustness"]
+
+
+def robustness(model: DeepGalaxy, canvases: torch.Tensor, pixel_scale: torch.Tensor, noise: torch.Tensor,
+               temperatures: dict, n_views: int = 8, seed: int = 0) -> dict:
+    """How far medians move, in units of half their own 68 % interval.
+
+    Parameters
+    ----------
+    canvases : (B, 1, S, S) observed pictures.
+    pixel_scale : (B,) kpc per pixel.
+    noise : (B,) standard deviation of their sky noise; as much is added again twice over, in quadrature to double it.
+
+    Returns
+    -------
+    {change: {label: {"median_shift", "within"}}}: the median of the shifts, and the share of images that move less
+    than half their interval.
+    """
+    before = _answers(model, canvases, pixel_scale, temperatures, n_views)
+    generator = torch.Generator().manual_seed(seed)
+    extra = 3**0.5 * noise[:, None, None, None] * torch.randn(canvases.shape, generator=generator)
+    changes = {
+        "rotated by 90 degrees": (canvases.rot90(1, (2, 3)), pixel_scale),
+        "rotated by 37 degrees": (_resampled(canvases, 37, 1.0), pixel_scale),
+        "mirrored": (canvases.flip(3), pixel_scale),
+        "enlarged by 20 %": (_resampled(canvases, 0, 1.2), pixel_scale / 1.2),
+        "reduced by 20 %": (_resampled(canvases, 0, 1 / 1.2), pixel_scale * 1.2),
+        "half the signal to noise": (canvases + extra, pixel_scale),
+    }
+    result = {}
+    for name, (changed, scale) in changes.items():
+        after = _answers(model, changed, scale, temperatures, n_views)
+        result[name] = {}
+        for label in LABELS:
+            half = (before[label.name][:, 2] - before[label.name][:, 0]) / 2
+            shift = np.abs(after[label.name][:, 1] - before[label.name][:, 1]) / np.maximum(half, 1e-9)
+            result[name][label.name] = {"median_shift": float(np.median(shift)), "within": float(np.mean(shift < 1))}
+    return result
+
+
+def _answers(model, canvases, pixel_scale, temperatures, n_views) -> dict[str, np.ndarray]:
+    """p16, p50, p84 (B, 3) of every label."""
+    framing = find_frames(canvases)
+    frames = stretch(cut_frames(canvases, framing))
+    side = torch.from_numpy(framing.half_side).float() * canvases.shape[-1] * pixel_scale
+    p, _ = distributions(model, frames, torch.log10(side / 100), temperatures, n_views)
+    return {label.name: quantile(label, p[label.name], [0.16, 0.5, 0.84]) for label in LABELS}
+
+
+def _resampled(canvases: torch.Tensor, degrees: float, zoom: float) -> torch.Tensor:
+    """Turned and enlarged about the middle; the corners repeat the border."""
+    a = np.radians(degrees)
+    c, s = float(np.cos(a)) / zoom, float(np.sin(a)) / zoom
+    affine = torch.tensor([[c, -s, 0], [s, c, 0]]).expand(len(canvases), 2, 3)
+    grid = F.affine_grid(affine, canvases.shape, align_corners=False)
+    return F.grid_sample(canvases, grid, align_corners=False, padding_mode="reflection")

@@ -1,0 +1,133 @@
+"""Real pictures, their look-alikes and what others have published about them, on one page."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from . import make_folder, number, percent, write_file
+from .figures import CMAP, THEME, given_labels, png
+from .html import STYLE
+
+__all__ = ["write_real", "real_figure"]
+
+_COLUMNS = 6  # picture, what the model sees, without sky, three matches
+_PER_SHEET = 7
+
+
+def write_real(result: dict, stories: list, folder) -> Path:
+    """Write `real.html` and its sheets of pictures.
+
+    Parameters
+    ----------
+    result, stories : from `inference.real.evaluate_real`.
+
+    Returns
+    -------
+    page : Path
+
+    Raises
+    ------
+    DeepGalaxyError
+        If the folder cannot be written.
+    """
+    folder, sheets = make_folder(folder), []
+    told = [(row, story) for row, story in zip(result["images"], stories, strict=True) if "error" not in row]
+    for k in range(0, len(told), _PER_SHEET):
+        image = png(real_figure(told[k:k + _PER_SHEET]))
+        write_file(folder / f"real_{k // _PER_SHEET}.png", image)
+        sheets.append("data:image/png;base64," + base64.b64encode(image).decode())
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE).render(
+        result=result, sheets=sheets, style=Markup(STYLE), percent=percent,
+        failed=[row for row in result["images"] if "error" in row],
+        outside=[row for row in result["images"] if row.get("within_90") is False])
+    return write_file(folder / "real.html", page)
+
+
+def real_figure(told: list[tuple[dict, object]]) -> Figure:
+    """One row per picture: as read, as the model sees it, without sky, its three best matches, and the times."""
+    figure = Figure(figsize=(16, 2.5 * max(len(told), 1)), dpi=100, facecolor=THEME["ground"])
+    axes = figure.subplots(max(len(told), 1), _COLUMNS + 1, squeeze=False,
+                           gridspec_kw={"width_ratios": [1] * _COLUMNS + [1.5]})
+    figure.subplots_adjust(0.01, 0.06 / max(len(told), 1), 0.985, 1 - 0.12 / max(len(told), 1), 0.05, 0.3)
+    for line, (row, story) in zip(axes, told, strict=False):
+        label = given_labels(story)[0]
+        pictures = [(story.display, row["name"]), (story.frame, "framed"), (story.reconstruction, "without sky")]
+        pictures += [(m.thumbnail, f"{number(label, m.time_myr, sign=True)} Myr, {m.mass_ratio:.2f}")
+                     for m in story.matches[:3]]
+        for ax in line[:_COLUMNS]:
+            ax.axis("off")
+        for ax, (picture, title) in zip(line, pictures, strict=False):
+            if picture is None:
+                continue
+            colour = np.ndim(picture) == 3
+            ax.imshow(picture, cmap=None if colour else CMAP, origin="upper" if colour else "lower",
+                      **({} if colour else {"vmin": 0, "vmax": 1}))
+            ax.set_title(title, fontsize=10, color=THEME["text"])
+        _times(line[-1], row, label)
+    return figure
+
+
+def _times(ax, row, label):
+    """Our interval, and the published one beside it."""
+    t = row["time"]
+    ax.set_facecolor(THEME["panel"])
+    ax.plot([t["p05"], t["p95"]], [1, 1], color=THEME["accent"], lw=2)
+    ax.plot([t["p16"], t["p84"]], [1, 1], color=THEME["accent"], lw=7, solid_capstyle="butt")
+    ax.plot(t["p50"], 1, "|", color=THEME["ground"], ms=9, mew=2)
+    if row["published_time"] is not None:
+        error = row["published_error"] or 0
+        ax.errorbar(row["published_time"], 0, xerr=error, fmt="o", color=THEME["frame"], ms=5, lw=2)
+    ax.set(xlim=(label.low, label.high), ylim=(-0.7, 1.7), yticks=[])
+    word = {True: "published within our 90 %", False: "published outside of our 90 %", None: "nothing published"}
+    ax.set_title(f"{number(label, t['p50'], sign=True)} Myr; {word[row['within_90']]}", fontsize=10,
+                 color=THEME["text" if row["within_90"] is not False else "error"])
+    ax.tick_params(colors=THEME["muted"], labelsize=8)
+    for spine in ax.spines.values():
+        spine.set_color(THEME["line"])
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>deepgalaxy: real pictures</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<header>
+<h1>Real pictures</h1>
+<p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
+times lie within our 90 % interval · at most {{ result.most_systems_per_match }} of the pictures have the same best
+match · {{ result.familiar }} look familiar to the model</p>
+</header>
+{% for sheet in sheets %}
+<img class="plot" src="{{ sheet }}" alt="real pictures and their look-alikes, with times">
+{% endfor %}
+{% for row in failed %}
+<p>{{ row.image }}: {{ row.error }}</p>
+{% endfor %}
+<section id="unknown">
+<h2>What this page does not know</h2>
+<ul class="unknowns">
+<li>The truth. Published times are those of models that others made by hand, with other galaxies; models of one system
+differ among themselves by a factor of two.</li>
+<li>Whether a look-alike is a good one. That is for you to judge: the picture is on the left, the three best matches on
+the right, turned as it is, with their time and mass ratio.</li>
+{% for row in outside %}
+<li>{{ row.name }}: published {{ "%.0f"|format(row.published_time) }} Myr, ours {{ "%.0f"|format(row.time.p05) }} to
+{{ "%.0f"|format(row.time.p95) }} Myr (90 %). One of the two is wrong, or their clocks differ: ours is that of a primary
+of the Milky Way's mass.</li>
+{% endfor %}
+</ul>
+</section>
+</body>
+</html>
+"""

@@ -1,0 +1,52 @@
+"""Tests of error bars: pass honest posteriors, fail others."""
+
+import numpy as np
+import pytest
+
+from deepgalaxy.inference.honesty import auroc, rank_test, tarp
+
+
+def _gaussians(width, n=400, dimensions=2, seed=0):
+    """Draws (S, N, D) of posteriors of a certain width over the right one, and truths (N, D)."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(0.3, 0.7, (n, dimensions))
+    truth = centre + 0.1 * rng.standard_normal(centre.shape)
+    return centre + width * 0.1 * rng.standard_normal((200, n, dimensions)), truth
+
+
+def test_tarp_is_small_for_honest_posteriors_and_large_for_narrow_wide_and_shifted_ones():
+    honest = tarp(*_gaussians(1.0, n=2000))
+    assert honest < 0.04  # Kolmogorov-Smirnov: 1.36 / sqrt(2000) = 0.03 at 5 %
+    samples, truth = _gaussians(1.0, n=2000)
+    assert tarp(*_gaussians(0.5, n=2000)) > 0.1 and tarp(*_gaussians(2.0, n=2000)) > 0.1
+    assert tarp(samples + 0.1, truth) > 0.08
+
+
+def test_rank_test_passes_uniform_ranks_and_fails_others():
+    rng, encounter = np.random.default_rng(1), np.repeat(np.arange(200), 10)
+    uniform = rng.random(2000)
+    assert rank_test(uniform, encounter) > 0.1
+    assert rank_test(0.5 + 0.4 * (uniform - 0.5), encounter) < 1e-4  # too wide: truths in the middle
+    assert rank_test(uniform**2, encounter) < 1e-3  # to one side
+
+
+def test_rank_test_knows_that_images_of_an_encounter_are_one_draw():
+    """Twenty encounters with a thousand equal images each are twenty ranks, uniform or not by chance."""
+    from scipy.stats import chisquare
+
+    encounter = np.repeat(np.arange(20), 1000)
+    pit = np.random.default_rng(3).random(20)[encounter]
+    assert chisquare(np.histogram(pit, 8, (0, 1))[0]).pvalue < 1e-6
+    assert rank_test(pit, encounter) > 0.05
+
+
+@pytest.mark.parametrize("strange, usual, expected", [([3, 4], [1, 2], 1.0), ([1, 2], [3, 4], 0.0), ([1, 1], [1], 0.5)])
+def test_auroc_counts_pairs(strange, usual, expected):
+    assert auroc(np.array(strange), np.array(usual)) == expected
+
+
+def test_auroc_is_that_of_shifted_gaussians():
+    from scipy.stats import norm
+
+    x = np.random.default_rng(0).standard_normal((2, 20000))
+    assert auroc(x[0] + 1, x[1]) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.01)

@@ -1,0 +1,62 @@
+"""Real pictures beside published stories; here the pictures are mock observations."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepgalaxy.errors import DatasetError
+from deepgalaxy.image.mock import write_mock_png
+from deepgalaxy.inference.real import evaluate_real, read_table
+
+
+@pytest.fixture
+def folder(sky, tmp_path):
+    for k, name in enumerate(("a.png", "b.png", "c.png")):
+        write_mock_png(tmp_path / name, np.rot90(sky, k)[:190])
+    return tmp_path
+
+
+def test_published_times_are_compared_with_the_interval(loud, folder):
+    story = loud.predict(str(folder / "a.png"), kpc_per_pixel=0.5)
+    time = story.properties["time_since_pericentre"]
+    inside, outside = time["p50"], time["p95"] + 1
+    lines = ["file,name,kpc_per_pixel,time_since_pericentre_myr,time_err", f"a.png,Arp 1,0.5,{inside},10",
+             f"a.png,Arp 2,0.5,{outside},", "b.png,,,,", "no.png,,,5,"]
+    (folder / "real.csv").write_text("\n".join(lines))
+    result, stories = evaluate_real(loud, folder)
+    assert [row.get("within_90") for row in result["images"]] == [True, False, None, None]
+    assert [result[k] for k in ("n_images", "n_failed", "n_published", "published_within_90")] == [4, 1, 2, 1]
+    assert result["images"][0]["time"] == time and result["images"][0]["name"] == "Arp 1"
+    assert result["most_systems_per_match"] >= 2  # one picture stands there twice
+    assert "no.png" in result["images"][3]["error"] and len(stories) == 4
+    json.dumps(result)
+
+
+def test_a_folder_without_a_table_is_read_as_it_is(folder):
+    (folder / "notes.txt").write_text("no picture")
+    assert [row["file"] for row in read_table(folder)] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("table, words", [("name\nArp 1\n", "column 'file'"), ("file\n", "no pictures"),
+                                          ("file,kpc_per_pixel\na.png,wide\n", "must be a number"),
+                                          ("file\n../a.png\n", "in the folder"), ("file\n/a.png\n", "in the folder")])
+def test_bad_tables_are_refused(loud, folder, table, words):
+    (folder / "real.csv").write_text(table)
+    with pytest.raises(DatasetError, match=words):
+        evaluate_real(loud, folder)
+
+
+def test_no_folder_is_refused(loud, tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        evaluate_real(loud, tmp_path / "nowhere")
+
+
+def test_the_page_shows_every_picture_and_says_what_it_does_not_know(loud, folder):
+    from deepgalaxy.report.real import write_real
+
+    (folder / "real.csv").write_text("file,name,time_since_pericentre_myr\na.png,<Arp>,99999\nb.png,B,\n")
+    result, stories = evaluate_real(loud, folder)
+    page = write_real(result, stories, folder / "out").read_text()
+    assert "&lt;Arp&gt;" in page and "<Arp>" not in page and "99999" in page and "does not know" in page
+    assert (folder / "out" / "real_0.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,41 @@
+"""How far answers move when a picture is turned, mirrored, zoomed or noisier."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepgalaxy.data.reader import Dataset
+from deepgalaxy.inference.calibration import light_of
+from deepgalaxy.inference.robustness import _resampled, robustness
+from deepgalaxy.labels import LABELS
+
+
+@pytest.fixture(scope="module")
+def canvases(tiny_dataset):
+    data = Dataset(tiny_dataset)
+    rows = np.arange(0, len(data), 9)
+    light = light_of(data, rows)
+    light = light / light.amax((1, 2, 3), keepdim=True)
+    noise = torch.full((len(light),), 0.01)
+    light = light + 0.01 * torch.randn(light.shape, generator=torch.Generator().manual_seed(0))
+    return light, torch.from_numpy(data.labels["pixel_scale"][rows]), noise
+
+
+def test_a_mirrored_picture_has_the_same_answer_and_a_turned_one_nearly(loud, canvases):
+    result = robustness(loud.weights.model, *canvases, {})
+    for label in LABELS:
+        assert result["mirrored"][label.name]["median_shift"] < 0.02
+        assert result["rotated by 90 degrees"][label.name]["median_shift"] < 0.3
+        assert all(0 <= figures[label.name]["within"] <= 1 for figures in result.values())
+    assert result["half the signal to noise"]["time_since_pericentre"]["median_shift"] > 1e-4
+
+
+def test_a_zoom_about_the_middle_keeps_the_middle_and_moves_the_rest():
+    image = torch.zeros(1, 1, 101, 101)
+    image[0, 0, 50, 50], image[0, 0, 50, 70] = 1, 1
+    enlarged = _resampled(image, 0, 1.5)
+    assert enlarged[0, 0, 50, 50] == pytest.approx(1, abs=0.01)
+    assert int(enlarged[0, 0, 50, 60:].argmax()) + 60 == 80
+    turned = _resampled(image, 90, 1.0)
+    assert turned[0, 0, 50, 50] == pytest.approx(1, abs=0.01)
+    assert max(float(turned[0, 0, 30, 50]), float(turned[0, 0, 70, 50])) == pytest.approx(1, abs=0.01)
