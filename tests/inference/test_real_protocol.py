@@ -18,7 +18,7 @@ def folder(sky, tmp_path):
 
 
 def test_published_times_are_compared_with_the_interval(loud, folder):
-    story = loud.predict(str(folder / "a.png"), kpc_per_pixel=0.5)
+    story = loud.predict(str(folder / "a.png"), kpc_per_pixel=0.5, mass=9e10, mass_dex=0.3)
     time = story.properties["time_since_pericentre"]
     inside, outside = time["p50"], time["p95"] + 1
     lines = ["file,name,kpc_per_pixel,time_since_pericentre_myr,time_err", f"a.png,Arp 1,0.5,{inside},10",

@@ -106,7 +106,7 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
 
     Parameters
     ----------
-    maps : (V, C, h, w) of the picture and its mirror images.
+    maps : (V, C, h, w) of the picture, and of its mirror images if they are to count too.
     scale : (1,) log10(frame side / 100 kpc), NaN where unknown.
     probability : the posteriors, from `distributions`, of one picture.
     side_pixels : of the frame, in pixels of the picture.

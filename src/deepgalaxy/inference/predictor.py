@@ -151,7 +151,7 @@ class Predictor:
         with torch.inference_mode():
             encoding = model.encode(torch.cat(views))
             maps = encoding.maps
-            samples = joint_samples(model, maps, log_scale, probability, self._temperatures, side_pixels)
+            samples = joint_samples(model, maps[:1], log_scale, probability, self._temperatures, side_pixels)
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
         flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)
         clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from ..errors import DatasetError
+from ..units import REFERENCE_STARS
 from .predictor import Predictor
 from .story import Story
 
 __all__ = ["evaluate_real", "read_table"]
+
+#: Stellar masses of bright pairs scatter by so many dex; without a mass, a published Myr is no clock of ours.
+_MASS_DEX = 0.3
 
 _PICTURES = (".fits", ".fit", ".fz", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -24,7 +28,9 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     Parameters
     ----------
     folder : pictures, and a CSV with a column `file`, and if known `name`, `kpc_per_pixel`,
-        `time_since_pericentre_myr`, `time_err`. Without a CSV all pictures are read, at unknown scale.
+        `stellar_mass_msun`, `time_since_pericentre_myr`, `time_err`. Without a CSV all pictures are read, at unknown
+        scale. Where the scale is known and the mass is not, the system is taken to be as heavy as the simulated ones
+        within 0.3 dex, because published times are in Myr of the system.
 
     Returns
     -------
@@ -41,7 +47,9 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     rows, images, stories = read_table(folder), [], []
     for row in rows:
         kpc = _number(row, "kpc_per_pixel")
-        [story] = predictor.predict_many([str(Path(folder) / row["file"])], kpc_per_pixel=kpc)
+        mass = _number(row, "stellar_mass_msun") or 1.5 * REFERENCE_STARS
+        clock = {} if kpc is None else {"kpc_per_pixel": kpc, "mass": mass, "mass_dex": _MASS_DEX}
+        [story] = predictor.predict_many([str(Path(folder) / row["file"])], **clock)
         stories.append(story)
         images.append(_compare(row, story))
         if on_image:

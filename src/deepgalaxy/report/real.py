@@ -119,6 +119,8 @@ match · {{ result.familiar }} look familiar to the model</p>
 <ul class="unknowns">
 <li>The truth. Published times are those of models that others made by hand, with other galaxies; models of one system
 differ among themselves by a factor of two.</li>
+<li>The masses. Where none is given, a system is taken to weigh what the simulated ones do within 0.3 dex, and our
+intervals are wider for it.</li>
 <li>Whether a look-alike is a good one. That is for you to judge: the picture is on the left, the three best matches on
 the right, turned as it is, with their time and mass ratio.</li>
 {% for row in outside %}
