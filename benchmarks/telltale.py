@@ -1,8 +1,8 @@
 """Can a small network tell real pictures from simulated ones? python benchmarks/telltale.py PICTURES data.h5
 
 Both are framed and stretched as the model sees them; simulated ones pass through observational realism first. A
-network of three convolutions is trained on crops of both, and judged on pictures of systems that it has not seen. 0.5 is
-chance: then realism leaves no easy tell.
+network of three convolutions is trained on crops of both, and judged on pictures of systems that it has not seen. 0.5
+is chance: then realism leaves no easy tell.
 """
 
 from __future__ import annotations
