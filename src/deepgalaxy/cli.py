@@ -232,9 +232,10 @@ def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, mode
              "torchrun --nproc-per-node 2 -m deepgalaxy train recipe.yaml")
 def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], json_file: JsonOption = None) -> None:
     """Train, or go on training; on one worker, or under torchrun on many (on a cluster: srun torchrun ...)."""
-    from .training.fit import fit, read_recipe, world
+    from .training.fit import fit, leave, read_recipe, world
 
     path = fit(read_recipe(recipe), say=say, progress=sys.stderr.isatty())
+    leave()
     if world()[0] == 0:
         say(f"weights: {path}")
         rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Label", "LABELS", "FRAME_SIDE", "STAGES", "UNDISTURBED"]
+__all__ = ["Label", "LABELS", "FRAME_SIDE", "HEADS", "STAGES", "UNDISTURBED"]
 
 #: What an encounter is doing, in the order of time, and what is none.
 STAGES = ("approach", "first passage", "return", "merged", "single", "chance pair")
@@ -55,3 +55,6 @@ LABELS = (
 
 #: The size on the sky that the picture itself suggests, where nobody says its scale; no column of a data set.
 FRAME_SIDE = Label("frame_side", "", "kpc", 12, 700, 40, 1.0, True, "Side of the frame")
+
+#: All that the model has a distribution over bins for.
+HEADS = (*LABELS, FRAME_SIDE)

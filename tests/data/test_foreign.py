@@ -434,7 +434,7 @@ def test_mistake_in_the_labels_is_one_line_that_names_it(folder, change, words):
 
 
 @pytest.mark.parametrize("more, words", [
-    ({"stage": "flyby"}, "stage must be 0..3 or one of approach"), ({"stage": 7}, "stage must be"),
+    ({"stage": "flyby"}, "stage must be 0..5 or one of approach"), ({"stage": 7}, "stage must be"),
     ({"orbit_normal_x": 1}, "must be given together"),
     ({"orbit_normal_x": 0, "orbit_normal_y": 0, "orbit_normal_z": 0}, "not be all 0"),
     ({"separation": -3}, "separation")])

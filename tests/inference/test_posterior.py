@@ -15,7 +15,7 @@ from deepgalaxy.inference.posterior import (
     views_of,
 )
 from deepgalaxy.inference.story import QUANTILES
-from deepgalaxy.labels import FRAME_SIDE, LABELS, STAGES
+from deepgalaxy.labels import FRAME_SIDE, HEADS, LABELS, STAGES
 from deepgalaxy.search.pictures import flipped
 
 ALL = pytest.mark.parametrize("label", LABELS, ids=lambda label: label.name)
@@ -132,12 +132,13 @@ def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
     frames = torch.cat([frame, frame.flip(3) * 0.5, torch.rand(1, 1, 112, 112)])
     scale, model = torch.tensor([0.1, torch.nan, -0.2]), predictor.weights.model
     temperatures = {label.name: 0.7 for label in LABELS} | {f"mass_ratio{UNTOLD}": 1.6}
-    p, mu = distributions(model, frames, scale, temperatures)
-    assert mu.shape == (4, 3, model.config.latent_size)
+    p, encodings = distributions(model, frames, scale, temperatures)
+    assert [encoding.mu.shape for encoding in encodings] == 4 * [(3, model.config.latent_size)]
     with torch.inference_mode():  # of the four mirror images as they are, not turned
-        for latent, mirrored in zip(mu, views_of(frames, n_views=4), strict=True):
-            torch.testing.assert_close(latent, model.encode(mirrored).mu)
-    assert list(p) == [label.name for label in (*LABELS, FRAME_SIDE)] + ["stage"]
+        for encoding, mirrored in zip(encodings, views_of(frames, n_views=4), strict=True):
+            torch.testing.assert_close(encoding.mu, model.encode(mirrored).mu)
+            torch.testing.assert_close(encoding.maps, model.encode(mirrored).maps)
+    assert list(p) == [label.name for label in HEADS] + ["stage"]
     with torch.inference_mode():
         logits = [model(view, scale)[1] for view in views_of(frames)]
     for name, values in p.items():

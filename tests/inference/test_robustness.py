@@ -6,7 +6,8 @@ import torch
 
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.inference.calibration import light_of
-from deepgalaxy.inference.robustness import _resampled, robustness
+from deepgalaxy.inference.posterior import resampled
+from deepgalaxy.inference.robustness import robustness
 from deepgalaxy.labels import LABELS
 
 
@@ -33,9 +34,9 @@ def test_a_mirrored_picture_has_the_same_answer_and_a_turned_one_nearly(loud, ca
 def test_a_zoom_about_the_middle_keeps_the_middle_and_moves_the_rest():
     image = torch.zeros(1, 1, 101, 101)
     image[0, 0, 50, 50], image[0, 0, 50, 70] = 1, 1
-    enlarged = _resampled(image, 0, 1.5)
+    enlarged = resampled(image, 0, 1.5)
     assert enlarged[0, 0, 50, 50] == pytest.approx(1, abs=0.01)
     assert int(enlarged[0, 0, 50, 60:].argmax()) + 60 == 80
-    turned = _resampled(image, 90, 1.0)
+    turned = resampled(image, 90)
     assert turned[0, 0, 50, 50] == pytest.approx(1, abs=0.01)
     assert max(float(turned[0, 0, 30, 50]), float(turned[0, 0, 70, 50])) == pytest.approx(1, abs=0.01)

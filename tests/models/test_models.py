@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepgalaxy.errors import ModelError
-from deepgalaxy.labels import FRAME_SIDE, LABELS, STAGES
+from deepgalaxy.labels import HEADS, LABELS, STAGES
 from deepgalaxy.models.backbone import Encoder
 from deepgalaxy.models.classifier import soft_targets
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
@@ -29,7 +29,7 @@ def labels(n, seed=0):
     """Values inside the range of every label."""
     rng = np.random.default_rng(seed)
     values = {}
-    for label in (*LABELS, FRAME_SIDE):
+    for label in HEADS:
         u = rng.uniform(0.02, 0.98, n)
         value = label.low * (label.high / label.low) ** u if label.log else label.low + u * (label.high - label.low)
         values[label.name] = torch.tensor(value, dtype=torch.float32)
@@ -61,7 +61,7 @@ class TestBackboneContract:
         assert encoding.mu.shape == encoding.logvar.shape == (2, 8)
         assert image.shape == (2, 1, size, size)
         assert {name: tuple(x.shape) for name, x in logits.items()} == {
-            **{label.name: (2, label.n_bins) for label in (*LABELS, FRAME_SIDE)}, "stage": (2, len(STAGES))}
+            **{label.name: (2, label.n_bins) for label in HEADS}, "stage": (2, len(STAGES))}
         assert all(torch.isfinite(x).all() for x in (*encoding, image, *logits.values()))
 
     def test_one_training_step_reaches_every_parameter(self, model):
@@ -213,7 +213,7 @@ def test_sampled_z_has_the_mean_and_spread_that_were_asked_for():
 def perfect(values):
     """Logits that say exactly what the targets do."""
     logits = {label.name: soft_targets(label, values[label.name]).clamp(min=1e-30).log()
-              for label in (*LABELS, FRAME_SIDE)}
+              for label in HEADS}
     logits["stage"] = 50 * torch.nn.functional.one_hot(values["stage"].long(), len(STAGES)).float()
     return logits
 
@@ -238,7 +238,7 @@ def test_unknown_labels_do_not_count():
     values = labels(6)
     logits = {name: x.clone().requires_grad_() for name, x in perfect(labels(6, seed=1)).items()}
     known = {name: x[:4] for name, x in values.items()}
-    for label in (*LABELS, FRAME_SIDE):
+    for label in HEADS:
         values[label.name][4:] = torch.nan
     values["stage"][4:] = 255
     loss = label_loss(logits, values, {})
@@ -252,7 +252,7 @@ def test_unknown_labels_do_not_count():
 
 def test_weight_of_a_label_multiplies_its_part():
     values, logits = labels(8), perfect(labels(8, seed=1))
-    none = dict.fromkeys([*(label.name for label in (*LABELS, FRAME_SIDE)), "stage"], 0.0)
+    none = dict.fromkeys([*(label.name for label in HEADS), "stage"], 0.0)
     assert label_loss(logits, values, none).item() == 0
     one, three = (label_loss(logits, values, {**none, "mass_ratio": w}).item() for w in (1.0, 3.0))
     assert three == pytest.approx(3 * one) and one > 0

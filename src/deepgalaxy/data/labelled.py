@@ -45,7 +45,7 @@ class SnapshotLabels(Config):
     mass_ratio: float = Field(gt=0, allow_inf_nan=False, description="secondary / primary")
     size_ratio: float = Field(gt=0, allow_inf_nan=False, description="secondary / primary")
     pericentre: float = Field(gt=0, allow_inf_nan=False, description="kpc, closest approach of the initial orbit")
-    stage: str | int | None = Field(None, description=f"0..3 or {', '.join(STAGES)}")
+    stage: str | int | None = Field(None, description=f"0..{len(STAGES) - 1} or {', '.join(STAGES)}")
     separation: float | None = Field(None, ge=0, allow_inf_nan=False, description="of the nuclei, kpc")
     orbit_normal_x: float | None = Field(None, allow_inf_nan=False, description="orbital angular momentum, any length")
     orbit_normal_y: float | None = Field(None, allow_inf_nan=False)

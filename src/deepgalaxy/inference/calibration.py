@@ -10,7 +10,7 @@ import torch
 from ..data.reader import Dataset
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..labels import FRAME_SIDE, LABELS
+from ..labels import HEADS
 from ..models.deepgalaxy import DeepGalaxy
 from .posterior import UNTOLD, coverage_level, distributions, views_of
 
@@ -29,9 +29,9 @@ def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, re
         index = indices[start:start + 64]
         seen = _observe(dataset, index, realism, seed, framing)
         scale = seen.scale if scale_known else torch.full_like(seen.scale, torch.nan)
-        p, mu = distributions(model, seen.frames, scale, temperatures, n_views)
+        p, encodings = distributions(model, seen.frames, scale, temperatures, n_views)
         parts.append(p)
-        latents.append(mu[0].numpy())
+        latents.append(encodings[0].mu.numpy())
         sides.append(100 * 10 ** seen.scale.numpy())
         if on_batch:
             on_batch(len(index))
@@ -55,7 +55,7 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
         with torch.inference_mode():
             logits = [model(view, scale)[1] for view in views_of(seen.frames, n_views=n_views)]
         told = ~torch.isnan(scale).numpy()
-        for label in (*LABELS, FRAME_SIDE):
+        for label in HEADS:
             truth = dataset.labels[label.column][index] if label.column else 100 * 10 ** seen.scale.numpy()
             for name, half in ((label.name, told), (label.name + UNTOLD, ~told)):
                 here = half & np.isfinite(truth)

@@ -12,7 +12,7 @@ from ..image.observation import image_seeds, observe_frames
 from ..image.preprocess import cut_frames, find_frames, stretch, to_canvas
 from ..image.realism import RealismConfig, draw, noise_strength, observe
 from ..image.strangers import strangers
-from ..labels import FRAME_SIDE, LABELS, STAGES, UNDISTURBED
+from ..labels import HEADS, LABELS, STAGES, UNDISTURBED
 from ..models.losses import ssim
 from ..models.weights import Weights, framing_of
 from ..search.index import LatentIndex
@@ -114,7 +114,7 @@ def _figures(dataset, indices, probability, chosen, side=None):
     figures, samples, scaled, drawn = {}, {}, [], []
     indices = indices[chosen]
     rng, group = np.random.default_rng(0), dataset.group[indices]
-    for label in (*LABELS, FRAME_SIDE) if side is not None else LABELS:
+    for label in HEADS if side is not None else LABELS:
         truth = dataset.labels[label.column][indices] if label.column else side[chosen]
         p = probability[label.name][chosen]
         p16, p50, p84 = (quantile(label, p, q) for q in (0.16, 0.5, 0.84))

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from ..labels import FRAME_SIDE, LABELS, STAGES, Label
-from ..models.deepgalaxy import DeepGalaxy
+from ..models.deepgalaxy import DeepGalaxy, Encoding
 
-__all__ = ["views_of", "distributions", "quantile", "coverage_level", "joint_samples", "at_ranks", "ranks",
+__all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "joint_samples", "at_ranks", "ranks",
            "summarise"]
 
 
@@ -26,22 +26,23 @@ def views_of(frames: torch.Tensor, turn_degrees: float = 6.0, n_views: int = 8) 
     flips = [(), (3,), (2,), (2, 3)]
     turned = [frames]
     if n_views > 4:
-        turned = [_turn(frames, turn_degrees), _turn(frames, -turn_degrees)]
+        turned = [resampled(frames, turn_degrees), resampled(frames, -turn_degrees)]
     return [t.flip(axes) if axes else t for t in turned for axes in flips][:n_views]
 
 
-def _turn(frames, degrees):
+def resampled(images: torch.Tensor, degrees: float, zoom: float = 1.0, outside: str = "zeros") -> torch.Tensor:
+    """Images (B, 1, H, W) turned and enlarged about their middle; `outside` is torch's `padding_mode`."""
     angle = np.radians(degrees)
-    c, s = float(np.cos(angle)), float(np.sin(angle))
-    affine = torch.tensor([[c, -s, 0], [s, c, 0]]).expand(len(frames), 2, 3)
-    grid = F.affine_grid(affine, frames.shape, align_corners=False)
-    return F.grid_sample(frames, grid, align_corners=False, padding_mode="zeros")
+    c, s = float(np.cos(angle)) / zoom, float(np.sin(angle)) / zoom
+    affine = torch.tensor([[c, -s, 0], [s, c, 0]]).expand(len(images), 2, 3)
+    grid = F.affine_grid(affine, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode=outside)
 
 
 @torch.inference_mode()
 def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
                   temperatures: dict[str, float] | None = None, n_views: int = 8,
-                  ) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+                  ) -> tuple[dict[str, np.ndarray], list[Encoding]]:
     """Posterior of every label, averaged over mirrored and turned views.
 
     Parameters
@@ -53,19 +54,19 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
     Returns
     -------
     probability : {label: (B, n_bins)}, "stage" among them.
-    mu : (min(n_views, 4), B, latent_size) latent means of the frames and their mirror images, not turned.
+    encodings : of the frames and their mirror images, not turned, min(n_views, 4) of them; the frames first.
     """
     temperatures = temperatures or {}
-    total, latents = {}, []
+    total, encodings = {}, []
     for view in views_of(frames, n_views=n_views):
         encoding, logits = model(view, scale)
-        latents.append(encoding.mu)
+        encodings.append(encoding)
         for name, values in logits.items():
             p = F.softmax(values.float() / temperature(temperatures, name, scale), dim=1)
             total[name] = total.get(name, 0) + p / n_views
     if n_views > 4:  # the views were turned
-        latents = [model.encode(mirrored).mu for mirrored in views_of(frames, n_views=4)]
-    return {name: p.numpy() for name, p in total.items()}, torch.stack(latents)
+        encodings = [model.encode(mirrored) for mirrored in views_of(frames, n_views=4)]
+    return {name: p.numpy() for name, p in total.items()}, encodings
 
 
 def temperature(temperatures: dict[str, float], name: str, scale: torch.Tensor) -> torch.Tensor:

@@ -141,29 +141,29 @@ class Predictor:
         side_kpc = side_pixels * kpc if kpc is not None else None
         log_scale = torch.tensor([np.log10(side_kpc / 100) if side_kpc else np.nan], dtype=torch.float32)
         model = self.weights.model
-        probability, mu = distributions(model, frame, log_scale, self._temperatures, self.n_views)
+        probability, encodings = distributions(model, frame, log_scale, self._temperatures, self.n_views)
         properties, stage, curves = summarise(probability, 0, QUANTILES)
         estimate = None
         if kpc is None:
             side = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], list(QUANTILES.values()))[0]
             estimate = dict(zip(QUANTILES, map(float, side / side_pixels), strict=True))
-        views = views_of(frame, n_views=min(self.n_views, 4))
+        maps = torch.cat([encoding.maps for encoding in encodings])
         with torch.inference_mode():
-            encoding = model.encode(torch.cat(views))
-            maps = encoding.maps
             samples = joint_samples(model, maps[:1], log_scale, probability, self._temperatures, side_pixels)
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
+            features = model.unscaled_features(maps).numpy()
         flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)
         clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
                           0.2 if mass_dex is None else mass_dex)
         if clock["basis"] == "mass":
             time = LABELS[0].name
             samples[time] = at_ranks(*curves[time], ranks(samples[time]))
-        z = mu[:, 0].numpy()
+        z = torch.cat([encoding.mu for encoding in encodings]).numpy()
         matches, familiarity = [], float("nan")
         if self.library is not None:
-            matches = self.library.matches(z, np.stack([v[0, 0].numpy() for v in views]), n_matches)
-            familiarity = self.library.familiarity(model.unscaled_features(maps).detach().numpy())
+            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(z))])
+            matches = self.library.matches(z, views, n_matches)
+            familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
             properties=properties, stage=stage, familiarity=familiarity,
@@ -200,8 +200,8 @@ class Predictor:
         frames = stretch(cut_frames(canvas, framing))
         kpc = np.full(len(images), np.nan) if kpc_per_pixel is None else np.asarray(kpc_per_pixel, float)
         scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
-        probability, mu = distributions(self.weights.model, frames, scale, self._temperatures, n_views)
-        return probability, mu[0].numpy()
+        probability, encodings = distributions(self.weights.model, frames, scale, self._temperatures, n_views)
+        return probability, encodings[0].mu.numpy()
 
 
 def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..image.preprocess import cut_frames, find_frames, stretch
 from ..labels import LABELS
 from ..models.deepgalaxy import DeepGalaxy
-from .posterior import distributions, quantile
+from .posterior import distributions, quantile, resampled
 
 __all__ = ["robustness"]
 
@@ -34,10 +33,10 @@ def robustness(model: DeepGalaxy, canvases: torch.Tensor, pixel_scale: torch.Ten
     extra = 3**0.5 * noise[:, None, None, None] * torch.randn(canvases.shape, generator=generator)
     changes = {
         "rotated by 90 degrees": (canvases.rot90(1, (2, 3)), pixel_scale),
-        "rotated by 37 degrees": (_resampled(canvases, 37, 1.0), pixel_scale),
+        "rotated by 37 degrees": (resampled(canvases, 37, outside="reflection"), pixel_scale),
         "mirrored": (canvases.flip(3), pixel_scale),
-        "enlarged by 20 %": (_resampled(canvases, 0, 1.2), pixel_scale / 1.2),
-        "reduced by 20 %": (_resampled(canvases, 0, 1 / 1.2), pixel_scale * 1.2),
+        "enlarged by 20 %": (resampled(canvases, 0, 1.2, "reflection"), pixel_scale / 1.2),
+        "reduced by 20 %": (resampled(canvases, 0, 1 / 1.2, "reflection"), pixel_scale * 1.2),
         "half the signal to noise": (canvases + extra, pixel_scale),
     }
     result = {}
@@ -58,12 +57,3 @@ def _answers(model, canvases, pixel_scale, temperatures, n_views) -> dict[str, n
     side = torch.from_numpy(framing.half_side).float() * canvases.shape[-1] * pixel_scale
     p, _ = distributions(model, frames, torch.log10(side / 100), temperatures, n_views)
     return {label.name: quantile(label, p[label.name], [0.16, 0.5, 0.84]) for label in LABELS}
-
-
-def _resampled(canvases: torch.Tensor, degrees: float, zoom: float) -> torch.Tensor:
-    """Turned and enlarged about the middle; the corners repeat the border."""
-    a = np.radians(degrees)
-    c, s = float(np.cos(a)) / zoom, float(np.sin(a)) / zoom
-    affine = torch.tensor([[c, -s, 0], [s, c, 0]]).expand(len(canvases), 2, 3)
-    grid = F.affine_grid(affine, canvases.shape, align_corners=False)
-    return F.grid_sample(canvases, grid, align_corners=False, padding_mode="reflection")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..labels import FRAME_SIDE, LABELS, STAGES, Label
+from ..labels import HEADS, STAGES, Label
 
 __all__ = ["Classifier", "Heads", "soft_targets"]
 
@@ -14,10 +14,10 @@ __all__ = ["Classifier", "Heads", "soft_targets"]
 class Heads(nn.Module):
     """One linear layer per label on a shared vector."""
 
-    def __init__(self, features: int, labels: tuple[Label, ...] = LABELS, n_stages: int = len(STAGES),
+    def __init__(self, features: int, labels: tuple[Label, ...] = HEADS, n_stages: int = len(STAGES),
                  n_classes: int = 0):
         super().__init__()
-        sizes = {label.name: label.n_bins for label in (*labels, FRAME_SIDE)}
+        sizes = {label.name: label.n_bins for label in labels}
         sizes["stage"] = n_stages
         if n_classes:
             sizes["time_camera"] = n_classes  # the original's classes: time x camera

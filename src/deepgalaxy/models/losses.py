@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..labels import FRAME_SIDE, LABELS
+from ..labels import HEADS
 from .classifier import soft_targets
 
 __all__ = ["ssim", "image_loss", "kl_divergence", "label_loss"]
@@ -52,7 +52,7 @@ def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor],
     The entropy of the soft targets is taken off, so that 0 is a perfect answer.
     """
     total = next(iter(logits.values())).new_zeros(())
-    for label in (*LABELS, FRAME_SIDE):
+    for label in HEADS:
         if label.name not in labels:
             continue
         values = labels[label.name]

@@ -98,7 +98,7 @@ def familiarity_sentence(familiarity: float) -> str:
     return f"{word.capitalize()}: {share} of mock observations of other encounters are less usual.{advice}"
 
 
-def scale_sentence(scale: dict, clock: dict | None = None) -> str:
+def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None = None) -> str:
     """Where the physical scale is from, and what the times hold for."""
     value, clock = scale.get("kpc_per_pixel"), clock or {}
     known = {"given": "as given", "wcs": "from the file's coordinates"}.get(scale.get("source"), "estimated")
@@ -108,7 +108,9 @@ def scale_sentence(scale: dict, clock: dict | None = None) -> str:
                 "the matches keep the times of their simulations.")
     ticks = f"; the dynamical time of its disc is {clock['dynamical_time_myr']:.0f} Myr" if clock else ""
     if value is None:
-        return f"No physical scale given: times are for a primary like the Milky Way in mass and size{ticks}."
+        guess = f" (the picture suggests {estimate['p50']:.2g} kpc per pixel, {estimate['p16']:.2g} to " \
+            f"{estimate['p84']:.2g})" if estimate else ""
+        return f"No physical scale given{guess}: times are for a primary like the Milky Way in mass and size{ticks}."
     return f"Scale {value:.3g} kpc per pixel, {known}; times are for a primary of the Milky Way's mass{ticks}."
 
 

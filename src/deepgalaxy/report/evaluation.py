@@ -6,8 +6,6 @@ import base64
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment
-from markupsafe import Markup
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -15,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from ..labels import LABELS, Label
 from . import make_folder, unit, write_file
 from .figures import CMAP, THEME, png, tick_values
-from .html import STYLE
+from .html import fill
 
 __all__ = ["write_evaluation", "evaluation_figure", "where"]
 
@@ -83,9 +81,8 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
         flat[f"tarp_{kind}"] = ((result.get(kind) or {}).get("joint") or {}).get("tarp")
     flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE).render(
-        result=result, kinds=kinds, plots=plots, others=others, style=Markup(STYLE), breakdowns=_breakdowns(result),
-        all_times=_all_times(result))
+    page = fill(_BODY, f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result, kinds=kinds,
+                plots=plots, others=others, breakdowns=_breakdowns(result), all_times=_all_times(result))
     return write_file(folder / "evaluation.html", page)
 
 
@@ -213,16 +210,7 @@ def _show(label: Label, name: str, value) -> str:
     return f"{value:.3f}" if label.log else f"{value:.1f}{unit(label)}"
 
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>deepgalaxy evaluation: {{ result.protocol or "unnamed" }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
+_BODY = """\
 <header>
 <h1>How good the answers are</h1>
 <p class="muted">Protocol {{ result.protocol or "not named" }}\
@@ -302,6 +290,4 @@ number of encounters, not the number of images.</li>
 is below it was learned.</li>
 </ul>
 </section>
-</body>
-</html>
 """

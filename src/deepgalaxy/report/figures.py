@@ -83,7 +83,8 @@ def story_figure(story: Story) -> Figure:
     """
     title = _wrap(shorten(short_name(story.image), 150), 26, _INNER, bold=True)[:2]
     notes = [(text, "accent") for text in story.flags]
-    notes += [(scale_sentence(story.scale, story.clock), "text"), (familiarity_sentence(story.familiarity), "text"),
+    notes += [(scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate), "text"),
+              (familiarity_sentence(story.familiarity), "text"),
               (LIMITS, "muted")]
     lines = [(line, colour, i == 0) for text, colour in notes
              for i, line in enumerate(_wrap(text, 15, _INNER - 20))]

@@ -80,12 +80,13 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
                for story in stories]
     write_file(folder / "stories.json", json.dumps(json_ready(answers), indent=1, allow_nan=False) + "\n")
     good = [story for story in stories if isinstance(story, Story)]
-    page = _template().render(
-        entries=entries, labels=[label for label in LABELS if any(label.name in s.properties for s in good)],
+    page = fill(
+        _BODY, f"Colliding galaxies: {len(good)} {'story' if len(good) == 1 else 'stories'}", entries=entries,
+        labels=[label for label in LABELS if any(label.name in s.properties for s in good)],
         models=list(dict.fromkeys((model_line(story.model), printable(str(story.model.get("sha256") or "")))
                                   for story in good)),
         n_good=len(good), n_bad=len(stories) - len(good), unknowns=_unknowns(good), limits=LIMITS,
-        distance=DISTANCE, quantiles=list(QUANTILES), style=Markup(STYLE))
+        distance=DISTANCE, quantiles=list(QUANTILES))
     return write_file(folder / "index.html", page)
 
 
@@ -139,7 +140,8 @@ def _entry(story: Story, figure: str) -> dict:
         "stages": [(name, percent(p), f"{100 * p:.1f}", p == probability) for name, p in story.stage.items()],
         "familiarity": familiarity_word(story.familiarity), "familiarity_percent": percent(story.familiarity),
         "usual": story.familiarity >= 0.05, "notes": [printable(flag) for flag in story.flags],
-        "plain": [scale_sentence(story.scale, story.clock), familiarity_sentence(story.familiarity)],
+        "plain": [scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate),
+                  familiarity_sentence(story.familiarity)],
         "small": _jpeg(picture, 96), "picture": _jpeg(picture, _PICTURE_SIDE), "box": _box(story),
         "frame": _thumbnail(story.frame), "reconstruction": _thumbnail(story.reconstruction),
         "matches": [{"name": shorten(short_name(match.encounter), 40), "lines": match_lines(match),
@@ -254,9 +256,11 @@ def _of(n: int, stories: list) -> str:
     return f"{n} of {len(stories)} pictures" if len(stories) > 1 else "the picture"
 
 
-def _template():
+def fill(body: str, title: str, **values) -> str:
+    """A whole page of ours: `body` is a template of what stands in it, filled with the values, escaped."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_PAGE)
+    return environment.from_string(_HEAD + body + "</body>\n</html>\n").render(
+        page_title=title, style=Markup(STYLE), **values)
 
 
 _COLOURS = "".join(f"--{name}:{colour};" for name, colour in THEME.items())
@@ -344,16 +348,19 @@ figure{margin:0;min-width:0}figcaption{font-size:.85rem;margin-top:.35rem}
 }
 """
 
-_PAGE = """\
+_HEAD = """\
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Colliding galaxies: {{ n_good }} {{ "story" if n_good == 1 else "stories" }}</title>
+<title>{{ page_title }}</title>
 <style>{{ style }}</style>
 </head>
 <body>
+"""
+
+_BODY = """\
 {% macro value(p) %}{{ p.middle }}\
 <span class="pm"><span>+{{ p.plus }}</span><span>−{{ p.minus }}</span></span>{{ p.unit }}{% endmacro %}
 {% macro image(source, alt) %}{% if source %}<img src="{{ source }}" alt="{{ alt }}">\
@@ -419,7 +426,7 @@ other, from where we look, and which simulated encounters look the same. Error b
 <h3 style="margin-top:1.2rem">Stage</h3>
 {% for name, text, width, best in e.stages %}
 <div class="bar{{ " best" if best }}"><em style="text-align:left">{{ name }}</em>\
-<i><span style="width:{{ width }}%"></span></i><b>{{ text }}</b></div>
+<i><span style="width:{{ width }}%"></span></i><b class="num">{{ text }}</b></div>
 {% endfor %}
 <ul class="notes">
 {% for note in e.notes %}<li class="warn">{{ note }}</li>

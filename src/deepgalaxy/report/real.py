@@ -6,13 +6,11 @@ import base64
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from . import make_folder, number, percent, write_file
+from . import make_folder, number, write_file
 from .figures import CMAP, THEME, given_labels, png
-from .html import STYLE
+from .html import fill
 
 __all__ = ["write_real", "real_figure"]
 
@@ -42,8 +40,8 @@ def write_real(result: dict, stories: list, folder) -> Path:
         image = png(real_figure(told[k:k + _PER_SHEET]))
         write_file(folder / f"real_{k // _PER_SHEET}.png", image)
         sheets.append("data:image/png;base64," + base64.b64encode(image).decode())
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE).render(
-        result=result, sheets=sheets, style=Markup(STYLE), percent=percent,
+    page = fill(
+        _BODY, "deepgalaxy: real pictures", result=result, sheets=sheets,
         failed=[row for row in result["images"] if "error" in row],
         outside=[row for row in result["images"] if row.get("within_90") is False])
     return write_file(folder / "real.html", page)
@@ -54,7 +52,7 @@ def real_figure(told: list[tuple[dict, object]]) -> Figure:
     figure = Figure(figsize=(16, 2.5 * max(len(told), 1)), dpi=100, facecolor=THEME["ground"])
     axes = figure.subplots(max(len(told), 1), _COLUMNS + 1, squeeze=False,
                            gridspec_kw={"width_ratios": [1] * _COLUMNS + [1.5]})
-    figure.subplots_adjust(0.01, 0.06 / max(len(told), 1), 0.985, 1 - 0.12 / max(len(told), 1), 0.05, 0.3)
+    figure.subplots_adjust(0.01, 0.14 / max(len(told), 1), 0.985, 1 - 0.12 / max(len(told), 1), 0.05, 0.3)
     for line, (row, story) in zip(axes, told, strict=False):
         label = given_labels(story)[0]
         pictures = [(story.display, row["name"]), (story.frame, "framed"), (story.reconstruction, "without sky")]
@@ -92,21 +90,17 @@ def _times(ax, row, label):
         spine.set_color(THEME["line"])
 
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>deepgalaxy: real pictures</title>
-<style>{{ style }}</style>
-</head>
-<body>
+_BODY = """\
 <header>
 <h1>Real pictures</h1>
 <p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
-times lie within our 90 % interval · at most {{ result.most_systems_per_match }} of the pictures have the same best
-match · {{ result.familiar }} look familiar to the model</p>
+times lie within our 90 % interval ·
+{% if result.most_systems_per_match > 1 %}
+{{ result.most_systems_per_match }} pictures share one best match
+{% else %}
+no two pictures share a best match
+{% endif %}
+· {{ result.familiar }} look familiar to the model</p>
 </header>
 {% for sheet in sheets %}
 <img class="plot" src="{{ sheet }}" alt="real pictures and their look-alikes, with times">
@@ -130,6 +124,4 @@ of the Milky Way's mass.</li>
 {% endfor %}
 </ul>
 </section>
-</body>
-</html>
 """

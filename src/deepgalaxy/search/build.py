@@ -10,9 +10,9 @@ import torch
 
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
-from ..image.observation import image_seeds, light_from_stored, observe_frames
+from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
-from ..inference.calibration import fit_temperatures
+from ..inference.calibration import fit_temperatures, light_of
 from ..models.weights import Weights, framing_of, load_weights, update_metadata
 from .index import LatentIndex
 from .library import encode_thumbnail, write_library
@@ -63,8 +63,8 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     z, thumbnails = [], []
     for start in range(0, len(chosen), 128):
         index = chosen[start:start + 128]
-        light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
-        seen = observe_frames(light, torch.full((len(index),), torch.nan), image_seeds(0, 0, index), None,
+        unknown = torch.full((len(index),), torch.nan)
+        seen = observe_frames(light_of(dataset, index), unknown, image_seeds(0, 0, index), None,
                               framing=framing_of(weights))
         z.append(weights.model.encode(seen.frames).mu.numpy())
         thumbnails += [encode_thumbnail(frame) for frame in seen.frames[:, 0].numpy()]
@@ -93,9 +93,8 @@ def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None
     model, latents, features = weights.model, [], []
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        light = light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
         unknown = torch.full((len(index),), torch.nan)
-        encoding = model.encode(observe_frames(light, unknown, image_seeds(99, 0, index), realism,
+        encoding = model.encode(observe_frames(light_of(dataset, index), unknown, image_seeds(99, 0, index), realism,
                                                framing=framing_of(weights)).frames)
         latents.append(encoding.mu.numpy())
         features.append(model.unscaled_features(encoding.maps).numpy())

@@ -19,7 +19,7 @@ from ..image.realism import RealismConfig
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
 
-__all__ = ["TrainConfig", "fit", "read_recipe", "split", "world"]
+__all__ = ["TrainConfig", "fit", "leave", "read_recipe", "split", "world"]
 
 
 class TrainConfig(Config):
@@ -58,6 +58,19 @@ def world() -> tuple[int, int]:
     if "WORLD_SIZE" in os.environ:
         return int(os.environ.get("RANK", 0)), int(os.environ["WORLD_SIZE"])
     return 0, 1
+
+
+def leave() -> None:
+    """End this worker's part in the group, once all is done.
+
+    A group that is left to the interpreter's exit aborts the process now and then ("terminate called without an active
+    exception"), and torchrun then reports a finished training as failed.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..config import Config
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..labels import FRAME_SIDE, LABELS
+from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
 from ..models.losses import image_loss, kl_divergence, label_loss
 
@@ -42,7 +42,7 @@ class LossConfig(Config):
     @field_validator("labels")
     @classmethod
     def _known(cls, weights):
-        known = [label.name for label in (*LABELS, FRAME_SIDE)] + ["stage", "time_camera"]
+        known = [label.name for label in HEADS] + ["stage", "time_camera"]
         for name, weight in weights.items():
             if name not in known or not weight >= 0:
                 raise ValueError(f"{name}: {weight} is no weight of a label; labels are {', '.join(known)}, weights 0 "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .fit import fit, read_recipe, world
+from .fit import fit, leave, read_recipe, world
 
 __all__ = ["main"]
 
@@ -29,6 +29,7 @@ def main(recipe: str) -> None:
         (output / "scaling.json").write_text(json.dumps({
             "images_per_second": last["images_per_second"], "input_wait": last["input_wait"],
             "allreduce": share / step}))
+    leave()
 
 
 def _allreduce_seconds(n_parameters: int = 2_850_000) -> float:
