@@ -71,6 +71,20 @@ def test_data_set_does_not_depend_on_how_it_streams(runs, tmp_path, cluster, mon
     assert check_dataset(tmp_path / "pieces.h5") == []
 
 
+def test_campaign_that_went_on_adds_what_is_new(runs, tmp_path):
+    config = RenderConfig(n_pixels=24, n_cameras=2)
+    assert dict(build_dataset(runs, tmp_path / "suite.h5", config)) == dict.fromkeys("abc")
+    before = Dataset(tmp_path / "suite.h5").images(range(SNAPSHOTS))
+    encounter("d", 3).write(runs / "d.h5")
+    (runs / "a.h5").write_bytes(b"no longer needed")  # an encounter that was rendered again would be left out
+    assert dict(build_dataset(runs, tmp_path / "suite.h5", config)) == dict.fromkeys("abcd")
+    extended = Dataset(tmp_path / "suite.h5")
+    assert list(extended.groups) == list("abcd")
+    np.testing.assert_array_equal(extended.images(range(SNAPSHOTS)), before)
+    assert check_dataset(tmp_path / "suite.h5") == []
+    assert [p.name for p in tmp_path.glob("suite.h5*")] == ["suite.h5"]
+
+
 @pytest.mark.parametrize("piece", [1, 64 << 20])
 def test_damaged_encounter_is_named_and_the_others_are_rendered(runs, tmp_path, piece, monkeypatch):
     monkeypatch.setattr(build, "_PIECE", piece)

@@ -16,7 +16,7 @@ from ..simulate.snapshot import Encounter
 from ..simulate.undisturbed import Undisturbed
 from .labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
 from .reader import Dataset
-from .writer import DatasetWriter
+from .writer import DatasetWriter, extend_dataset
 
 __all__ = ["encounter_files", "build_dataset"]
 
@@ -44,7 +44,8 @@ def encounter_files(folder: str | Path) -> list[Path]:
 
 def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, client=None,
                   ) -> Iterator[tuple[str, str | None]]:
-    """Render all encounters of a folder into one data set; goes on where it was interrupted.
+    """Render all encounters of a folder into one data set; goes on where it was interrupted, or where the folder ended
+    when the data set was made.
 
     Pictures stream to the disk: at no time are more than about `_PIECE` bytes of them per worker in memory.
 
@@ -65,9 +66,12 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     # A picture of an encounter comes with those of its galaxies alone.
     wanted = {(file.stem if kind is None else f"{file.stem}-{kind}"): (file, kind)
               for file in files for kind in (*(UNDISTURBED if config.n_undisturbed else ()), None)}
-    if _is_finished(Path(path), set(wanted), made_by):
+    held = _finished(Path(path), made_by)
+    if held == set(wanted):
         yield from ((file.stem, None) for file in files)
         return
+    if held and held < set(wanted):  # the campaign has gone on since: only what is new is rendered
+        extend_dataset(path)
     with DatasetWriter(path, made_by) as writer:
         yield from ((name, None) for name in sorted(writer.done) if name not in wanted or wanted[name][1] is None)
         missing = [source for name, source in wanted.items() if name not in writer.done]
@@ -102,15 +106,15 @@ def _made_by(folder: str | Path, config: RenderConfig) -> str:
     return json.dumps({**config.model_dump(mode="json"), "labels_sha256": Labels(labels).digest})
 
 
-def _is_finished(path: Path, names: set[str], made_by: str) -> bool:
-    """Does the data set hold these encounters already, photographed in this way?"""
+def _finished(path: Path, made_by: str) -> set[str]:
+    """The encounters of a finished data set that were photographed in this way; none if it is not there."""
     if not path.is_file() or path.with_name(path.name + ".partial").exists():
-        return False
+        return set()
     try:
         dataset = Dataset(path)
     except DatasetError:
-        return False
-    return dataset.config == made_by and set(dataset.groups) == names
+        return set()
+    return set(dataset.groups) if dataset.config == made_by else set()
 
 
 class _LeftOut(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from ..files import sync_folder
 from . import schema
 from .journal import DISK_ERRORS, Journal, journal_path
 
-__all__ = ["CameraImages", "DatasetWriter", "write_dummy_dataset"]
+__all__ = ["CameraImages", "DatasetWriter", "extend_dataset", "write_dummy_dataset"]
 
 # v108 has checksums on its metadata, unlike the oldest format. v110 marks a file as "open for write":
 # killed 15 times in mid-write, 15 times HDF5 refused it for good.
@@ -312,6 +313,27 @@ class DatasetWriter:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         return DatasetError(f"{self._source}: cannot be written ({schema.one_line(reason)}); free space or "
                             "choose another folder and start again, finished encounters are kept")
+
+
+def extend_dataset(path: str | Path) -> None:
+    """Let the next writer of this finished data set begin with what it holds; the file stays whole until that ends.
+
+    Raises
+    ------
+    DatasetError
+        If the disk is full.
+    """
+    path = Path(path)
+    new = path.with_name(f"{path.name}.partial.{os.getpid()}.new")
+    try:
+        shutil.copyfile(path, new)
+        os.replace(new, path.with_name(path.name + ".partial"))
+    except OSError as error:
+        raise DatasetError(f"{schema.one_line(path)}: cannot be extended ({error.strerror}): its "
+                           f"{path.stat().st_size / 1e9:.1f} GB are copied first; free space, or render the new "
+                           "encounters into a file of their own") from None
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def write_dummy_dataset(path: str | Path, n_encounters: int = 2, n_snapshots: int = 3, n_cameras: int = 2,

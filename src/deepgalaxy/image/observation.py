@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch
-from .realism import RealismConfig, draw, observe
+from .realism import RealismConfig, add_detail, draw, observe
 
 __all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds"]
 
@@ -61,14 +61,18 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     canvas, ideal, zoom = light, light, torch.ones(len(light))
     seeds = np.asarray(seeds, np.uint64)
     active = torch.from_numpy(seeds.astype(np.float64) / 2.0**62 < realistic)
-    if realism is not None and active.any():
+    observed = realism is not None and bool(active.any())
+    if observed:
+        draws = draw(seeds[active.numpy()], light.shape[-1])
         canvas, ideal = light.clone(), light.clone()
-        canvas[active], ideal[active], zoom[active] = observe(
-            light[active], draw(seeds[active.numpy()], light.shape[-1]), realism)
+        canvas[active], ideal[active], zoom[active] = observe(light[active], draws, realism)
     framing = FRAMINGS[framing](canvas)
     if jitter:
         framing, mirrors = _jitter(framing, seeds)
-    frames = stretch(cut_frames(canvas, framing, size))
+    frames = cut_frames(canvas, framing, size)
+    if observed:
+        frames[active] = add_detail(frames[active], draws, realism)
+    frames = stretch(frames)
     first = Framing(*(getattr(framing, name)[:n_ideal] for name in Framing.__dataclass_fields__))
     ideal = stretch(cut_frames(ideal[:n_ideal], first, size)) if n_ideal else frames[:0]
     if jitter:

@@ -16,9 +16,9 @@ from pydantic import Field
 from ..config import Config
 from .preprocess import quantile
 
-__all__ = ["RealismConfig", "Draws", "draw", "noise_strength", "observe"]
+__all__ = ["RealismConfig", "Draws", "add_detail", "draw", "noise_strength", "observe"]
 
-_STARS, _NEIGHBOURS, _TEXTURE = 80, 3, 40
+_STARS, _NEIGHBOURS, _TEXTURE, _POINTS = 80, 3, 40, 240
 
 
 class RealismConfig(Config):
@@ -32,8 +32,11 @@ class RealismConfig(Config):
     stars: int = Field(60, ge=0, le=_STARS, description="most foreground stars")
     neighbours: float = Field(0.3, ge=0, le=1, description="probability of each of three background galaxies")
     noise_faintest: float = Field(0.05, gt=0, le=1, description="largest sky noise over the peak")
-    stretched: float = Field(0.5, ge=0, le=1, description="probability of a display stretch and 8 bits")
-    borders: float = Field(0.06, ge=0, le=1, description="probability of black borders")
+    stretched: float = Field(0.8, ge=0, le=1, description="probability of a display stretch and 8 bits")
+    borders: float = Field(0.2, ge=0, le=1, description="probability of black borders")
+    detail: float = Field(0.5, ge=0, le=1, description="probability that noise, faint sources and knots are as fine as "
+                          "the frame, whatever the canvas resolves")
+    knots: float = Field(4.0, ge=0, le=20, description="brightest knots of star formation, over the light around them")
 
 
 @dataclass
@@ -45,24 +48,25 @@ class Draws:
     neighbours: torch.Tensor  #: (B, 3, 6) uniform
     noise: torch.Tensor  #: (B, 1, S, S) normal
     texture: torch.Tensor  #: (B, 2, 40, 40) normal
+    points: torch.Tensor  #: (B, 240, 3) uniform
 
 
 def draw(seeds, size: int) -> Draws:
     """Random numbers from one seed per image, for canvases of size pixels."""
     uniform, normal = [], []
-    n_uniform = 32 + _STARS * 3 + _NEIGHBOURS * 6
+    sizes = [32, _STARS * 3, _NEIGHBOURS * 6, _POINTS * 3]
     n_normal = size * size + 2 * _TEXTURE**2
     generator = torch.Generator()
     for seed in seeds:
         generator.manual_seed(int(seed))
-        uniform.append(torch.rand(n_uniform, generator=generator))
+        uniform.append(torch.rand(sum(sizes), generator=generator))
         normal.append(torch.randn(n_normal, generator=generator))
     u, n = torch.stack(uniform), torch.stack(normal)
     b = len(u)
-    return Draws(
-        u[:, :32], u[:, 32:32 + _STARS * 3].reshape(b, _STARS, 3),
-        u[:, 32 + _STARS * 3:].reshape(b, _NEIGHBOURS, 6),
-        n[:, :size * size].reshape(b, 1, size, size), n[:, size * size:].reshape(b, 2, _TEXTURE, _TEXTURE))
+    u, stars, neighbours, points = u.split(sizes, dim=1)
+    noise, texture = n[:, :size * size], n[:, size * size:]
+    return Draws(u, stars.reshape(b, _STARS, 3), neighbours.reshape(b, _NEIGHBOURS, 6), noise.reshape(b, 1, size, size),
+                 texture.reshape(b, 2, _TEXTURE, _TEXTURE), points.reshape(b, _POINTS, 3))
 
 
 def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
@@ -84,7 +88,7 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     peak = quantile(ideal, 0.995).clamp(min=1e-12).reshape(b, 1, 1, 1)
     x = (ideal / peak).clamp(min=1e-9)
     # Profiles are steeper or shallower than the simulated ones. exp and log are vectorised on the CPU, pow is not.
-    x = torch.exp((0.75 + 0.35 * u[6]) * torch.log(x))
+    x = torch.exp((0.55 + 0.5 * u[6]) * torch.log(x))
     clumps, lanes = (F.interpolate(draws.texture[:, i:i + 1], size=(size, size), mode="bilinear") for i in (0, 1))
     x = x * torch.exp(config.clumps * u[7] * clumps)
     x = x * torch.exp(-config.dust * u[8] * (u[9] < 0.4) * (lanes - 0.4).clamp(min=0))
@@ -97,10 +101,46 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     smooth = (smooth + smooth.roll(1, 3)) / 2
     noise = torch.where(u[12] < 0.5, fine, smooth)
     strength = noise_strength(draws, config).reshape(b, 1, 1, 1)
-    x = x + strength * noise
+    x = x + torch.where(u[25] < config.detail, 0.3, 1.0) * strength * noise
     shown = draws.u[:, 14] < config.stretched
     x[shown] = _display(x[shown], strength[shown], [v[shown] for v in u])
     return _borders(x, draws.u[:, 20:25], config), ideal, zoom
+
+
+def add_detail(frames: torch.Tensor, draws: Draws, config: RealismConfig) -> torch.Tensor:
+    """What a sharper picture would show: noise, faint stars and knots of the size of a frame's own pixels.
+
+    A frame often magnifies the canvas; what is drawn there comes out as blobs, by which simulated pictures are known.
+
+    Parameters
+    ----------
+    frames : (B, 1, n, n) linear, cut out of what `observe` made of these draws.
+    """
+    b, _, size, _ = frames.shape
+    sharp, crowded, wide, knotty = (draws.u[:, i].reshape(b, 1, 1, 1) for i in range(25, 29))
+    sky = frames.flatten(1).median(dim=1).values.reshape(b, 1, 1, 1)
+    peak = (quantile(frames, 0.995).reshape(b, 1, 1, 1) - sky).clamp(min=1e-12)
+    x, y, bright = draws.points.unbind(2)
+    index = (y * size).long() * size + (x * size).long()
+    present = torch.arange(_POINTS) < _POINTS * crowded.reshape(b, 1) ** 1.5
+    # Two of three points are stars, the others are knots, as bright as the light that they lie in.
+    is_knot = torch.arange(_POINTS) % 3 == 0
+    star, knot = (torch.zeros(b, size * size).scatter_add_(1, index, flux * present * kind).reshape(b, 1, size, size)
+                  for flux, kind in ((10 ** (2.2 * bright**4 - 2.6), ~is_knot), (bright**2, is_knot)))
+    points = _soften(peak * star + config.knots * knotty * knot * (frames - sky).clamp(min=0))
+    points = torch.lerp(points, _soften(points), wide)
+    times = -(-size // draws.noise.shape[-1])
+    noise = draws.noise.repeat(1, 1, times, times)[..., :size, :size]
+    noise = noise_strength(draws, config).reshape(b, 1, 1, 1) * peak * noise
+    # Beyond the picture's edge, and where its background was lost, there is nothing.
+    flat = F.max_pool2d(frames, 4) <= -F.max_pool2d(-frames, 4)
+    flat = F.interpolate(flat.float(), size=(size, size)) > 0.5
+    return torch.where(flat | (sharp >= config.detail), frames, frames + points + noise)
+
+
+def _soften(images):
+    """Binomial kernel of 3 x 3 pixels; a point keeps half of its peak."""
+    return 2 * F.avg_pool2d(F.avg_pool2d(images, 2, stride=1, padding=1), 2, stride=1)
 
 
 def noise_strength(draws: Draws, config: RealismConfig) -> torch.Tensor:
@@ -175,7 +215,7 @@ def _sky(draws, u, size):
 def _display(x, strength, u):
     """What a press image went through: pedestal, stretch, saturation, 8 bits."""
     low = strength * (3 * u[17] - 2)  # a high pedestal loses the background
-    gain = 10 ** (0.2 + 1.4 * u[18])
+    gain = 10 ** (0.8 + 1.4 * u[18])
     white = 10 ** (0.5 * u[19] - 0.2)
     y = torch.asinh((x - low).clamp(min=0) * gain) / torch.asinh(white * gain)
     return torch.round(y.clamp(0, 1) * 255) / 255

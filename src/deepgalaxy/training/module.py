@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import lightning
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,9 @@ from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
 from ..models.losses import image_loss, kl_divergence, label_loss
+from .optimiser import OptimiserConfig, make_optimiser
 
-__all__ = ["LossConfig", "OptimiserConfig", "TrainingModule"]
+__all__ = ["LossConfig", "TrainingModule"]
 
 
 class LossConfig(Config):
@@ -48,16 +47,6 @@ class LossConfig(Config):
                 raise ValueError(f"{name}: {weight} is no weight of a label; labels are {', '.join(known)}, weights 0 "
                                  "or more")
         return weights
-
-
-class OptimiserConfig(Config):
-    """AdamW with warm-up and a cosine."""
-
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.02, ge=0)
-    warmup: int = Field(200, ge=0, description="steps")
-    gradient_clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
-    ema: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights, which are the result")
 
 
 class TrainingModule(lightning.LightningModule):
@@ -160,18 +149,7 @@ class TrainingModule(lightning.LightningModule):
         self.validation.clear()
 
     def configure_optimizers(self):
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.optimiser.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.optimiser.learning_rate, fused=True)
-        warmup = max(self.optimiser.warmup, 1)
-
-        def rate(step):
-            progress = min(1.0, step / max(self.total_steps, 1))
-            return min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-3
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        optimiser, schedule = make_optimiser(self.model, self.optimiser, self.total_steps)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
