@@ -10,6 +10,8 @@ from deepgalaxy.labels import LABELS
 from deepgalaxy.models.deepgalaxy import ModelConfig
 from deepgalaxy.report.evaluation import where
 
+ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
+
 CARD = """# Model card: {name} {version}
 
 sha256 `{sha256}`; library of {n_library} reference images of {n_encounters} encounters.
@@ -21,20 +23,19 @@ chance pairs are stages of their own, and pictures of something else are flagged
 and gas were never shown.
 
 ## Data
-Two suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md: `core`, 428
-encounters, and `wide`, 256, with mass ratios from 0.1, pericentres of 2-40 kpc, bound to hyperbolic orbits, discs and
-bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr, single galaxies and chance pairs. Together
-{n_images:,} images. {n_validation} groups were held out of training, for the calibration of the error bars. `core` was
-simulated with an earlier version of the gravity, `wide` and the encounters of the table below with the present one.
+Two suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md: `core`, and
+`wide` with mass ratios from 0.1, pericentres of 2-40 kpc, bound to hyperbolic orbits, discs and bulges of all sizes,
+-200 to +500 Myr and a third of them to +1000 Myr, single galaxies and chance pairs. Together {n_encounters} encounters
+and {n_images:,} images. {n_validation} groups were held out of training, for the calibration of the error bars. `core`
+was simulated with an earlier version of the gravity, `wide` and the encounters of the table below with the present one.
 
 ## Training
 Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}. {epochs} epochs of
-{images_per_epoch:,} images, batch {batch_size}, AdamW with warm-up and cosine, averaged weights are the result. They
-went on from the weights of the release before (37 epochs on `core`, heads mapped bin by bin onto the wider labels;
-docs/log.md, 2026-11-24), for which `recipes/shipped_first.yaml` stands in the recipe. The held-out encounters of `core`
-are the same in all parts.
-{realistic:.0f} % of the images pass through observational realism (`src/deepgalaxy/image/realism.py`).
-`recipes/shipped.sh` makes it all again.
+{images_per_epoch:,} images, batch {batch_size}, {algorithm} with warm-up and cosine, averaged weights are the result.
+They went on from weights that had seen 705,000 images with AdamW (`recipes/shipped_first.yaml`,
+`recipes/shipped_second.yaml`; heads were mapped bin by bin onto wider labels in between, docs/log.md, 2026-11-24). The
+same encounters are held out in all parts. {realistic:.0f} % of the images pass through observational realism
+(`src/deepgalaxy/image/realism.py`). `recipes/shipped.sh` makes it all again.
 
 ## Protocol and figures
 `unseen`: {test_encounters} whole encounters of another seed, {test_images:,} images, {t0:g}..{t1:g} Myr, frames found
@@ -114,7 +115,8 @@ def main(path: str) -> None:
         n_encounters=len(set(library.encounter.tolist())), n_images=weights.metadata.get("n_images", 0),
         n_validation=len(weights.metadata["validation_encounters"]), backbone=m.backbone, stride=m.stride,
         channels=m.channels, latent=m.latent_size, epochs=t["epochs"], images_per_epoch=t["images_per_epoch"],
-        batch_size=t["batch_size"], realistic=100 * t["loss"]["realistic"], test_encounters=e["n_encounters"],
+        batch_size=t["batch_size"], algorithm=ALGORITHMS[t["optimiser"]["algorithm"]],
+        realistic=100 * t["loss"]["realistic"], test_encounters=e["n_encounters"],
         test_images=e["n_images"], t0=e["time_range"][0], t1=e["time_range"][1], views=predictor.n_views,
         rows="\n".join(rows), ssim_fcae=e["reconstruction"]["ssim_fcae"], ssim_vae=e["reconstruction"]["ssim_vae"],
         dt5=e["neighbours"]["median_abs_dt_5"], dt1=e["neighbours"]["median_abs_dt_1"]), end="")

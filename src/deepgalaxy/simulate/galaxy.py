@@ -186,8 +186,11 @@ class Galaxy:
         c, k = self.config, self._disc_moments(softening_halo)
         x = np.linspace(0, 8, 4000)
         enclosed = 1 - (1 + x) * np.exp(-x)
-        R = np.interp(_stratified(n, rng) * enclosed[-1], enclosed, x) * c.disc_scale_length
-        phi = rng.uniform(0, 2 * np.pi, n)
+        rank = rng.permutation(n)
+        R = np.interp((rank + rng.random(n)) / n * enclosed[-1], enclosed, x) * c.disc_scale_length
+        # Neighbours in radius stand at the golden angle: without the noise of chance there is less for spiral waves to
+        # grow from, and the scale length stays as it is.
+        phi = 2 * np.pi * ((rank * 0.6180339887498949 + rng.random()) % 1)
         z = c.disc_scale_height * np.arctanh(rng.uniform(-0.9995, 0.9995, n))
         v_R, v_phi, v_z = (
             np.interp(R, k["R"], k[name]) * np.clip(rng.standard_normal(n), -3, 3)
