@@ -6,7 +6,7 @@ import torch
 
 from deepgalaxy.image.observation import image_seeds, light_from_stored, observe_frames
 from deepgalaxy.image.preprocess import cut_frames, find_frames, stretch
-from deepgalaxy.image.realism import Draws, RealismConfig, add_detail, draw, observe
+from deepgalaxy.image.realism import Draws, RealismConfig, add_detail, draw, noise_strength, observe
 
 SIZE = 96
 QUIET = RealismConfig(zoom=1, shift=0, psf=0, clumps=0, dust=0, stars=0, neighbours=0.1, noise_faintest=1e-9,
@@ -138,6 +138,20 @@ def test_every_disturbance_can_be_turned_off(field):
     config = RealismConfig.parse({field: 0})
     seen = observe_frames(light(), scales(6), image_seeds(0, 0, np.arange(6)), config)
     assert torch.isfinite(seen.frames).all()
+
+
+def test_detail_is_drawn_on_the_picture_and_nowhere_else():
+    frames = light(6, 128) / 1e9
+    frames[:, :, :, :32] = 0  # beyond the picture's edge
+    draws = draw(image_seeds(0, 0, np.arange(6)), SIZE)
+    assert torch.equal(add_detail(frames, draws, RealismConfig(detail=0)), frames)
+    added = add_detail(frames, draws, RealismConfig(detail=1, knots=0)) - frames
+    assert (added[..., :28] == 0).all()
+    # Noise as strong as it was drawn; stars lie above it.
+    peaks = frames.flatten(1).quantile(0.995, dim=1) - frames.flatten(1).median(dim=1).values
+    below = added[..., 36:].flatten(1)
+    spread = (below.quantile(0.5, dim=1) - below.quantile(0.16, dim=1)) / peaks
+    np.testing.assert_allclose(spread, noise_strength(draws, RealismConfig()), rtol=0.25)
 
 
 def test_dark_image_and_far_too_bright_one_give_finite_frames():
