@@ -18,6 +18,7 @@ from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.splits import split_by_encounter
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
+from deepgalaxy.models.deepgalaxy import ModelConfig
 from deepgalaxy.models.weights import load_weights, update_metadata
 from deepgalaxy.training.callbacks import Checkpoints
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
@@ -311,6 +312,32 @@ def test_training_can_start_from_weights(straight, data, tmp_path):
     for name, value in state(path).items():
         if "running" not in name and "num_batches" not in name:  # BatchNorm's averages follow the images
             torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_recipe_without_a_model_takes_that_of_its_start(straight, data, tmp_path):
+    _, path, _ = straight
+    tree = {"name": "on", "data": str(data), "output": str(tmp_path / "run"), "start_from": str(path), "epochs": 1,
+            "images_per_epoch": 8, "batch_size": 4, "validation_share": 0.3, "split_seed": straight[0].seed}
+    weights = load_weights(fit(TrainConfig.parse(tree), say=lambda line: None))
+    assert weights.model.config == load_weights(path).model.config != ModelConfig()
+
+
+def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
+    config, path, _ = straight
+    deeper = config.model.model_copy(update={"classifier_depth": 5})
+    still = config.optimiser.model_copy(update={"learning_rate": 1e-12})
+    grown = config.model_copy(update={"output": str(tmp_path / "run"), "split_seed": config.seed, "model": deeper,
+                                      "start_from": str(path), "optimiser": still})
+    ours, theirs = (load_weights(p).model for p in (fit(grown, say=lambda line: None), path))
+    assert len(ours.classifier.deeper) == 2 and len(theirs.classifier.deeper) == 0
+    theirs.load_state_dict(ours.state_dict(), strict=False)  # BatchNorm's averages follow the images
+    maps, scale = torch.randn(3, config.model.channels, 8, 8), torch.zeros(3)
+    for name, logits in theirs.classify(maps, scale).items():
+        torch.testing.assert_close(ours.classify(maps, scale)[name], logits, rtol=1e-4, atol=1e-4)
+    less = grown.model_copy(update={"start_from": str(tmp_path / "run" / "model.safetensors"), "model": config.model,
+                                    "output": str(tmp_path / "less")})
+    with pytest.raises(ModelError, match="classifier_depth 5, not 3"):
+        fit(less, say=lambda line: None)
 
 
 # Mistakes

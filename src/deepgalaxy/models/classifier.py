@@ -35,7 +35,7 @@ class Classifier(nn.Module):
     "unknown" is a value that the network has learnt.
     """
 
-    def __init__(self, channels: int, width: int = 256, n_classes: int = 0):
+    def __init__(self, channels: int, width: int = 256, depth: int = 3, n_classes: int = 0):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(), _Block(width))
         # Most of the work is done at half the size, where it is cheap.
@@ -46,6 +46,10 @@ class Classifier(nn.Module):
                                       nn.Linear(64, 2 * width * len(self.blocks)))
         nn.init.zeros_(self.modulate[-1].weight)
         nn.init.zeros_(self.modulate[-1].bias)
+        self.deeper = nn.Sequential(*(_Block(width) for _ in range(depth - len(self.blocks))))
+        for block in self.deeper:
+            nn.init.zeros_(block.body[-1].weight)
+            nn.init.zeros_(block.body[-1].bias)
         self.mix = nn.Sequential(nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Dropout(0.1),
                                  nn.Linear(width, width), nn.SiLU())
         self.heads = Heads(width, n_classes=n_classes)
@@ -59,6 +63,7 @@ class Classifier(nn.Module):
         factors = self.modulate(beside)[:, :, None, None].chunk(2 * len(self.blocks), dim=1)
         for block, gain, shift in zip(self.blocks, factors[::2], factors[1::2], strict=True):
             x = block(x * (1 + gain) + shift)
+        x = self.deeper(x)
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3)), beside], dim=1)
 
     def forward(self, maps: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -25,6 +25,8 @@ class ModelConfig(Config):
     channels: int = Field(64, ge=1, le=2048, description="of the activation maps")
     latent_size: int = Field(32, ge=1, le=1024, description="of z")
     classifier_width: int = Field(192, ge=8, le=4096)
+    classifier_depth: int = Field(3, ge=3, le=32, description="blocks at half the size of the maps; from weights with "
+                                  "fewer, training starts with blocks that do nothing yet")
     decoder_width: int = Field(96, ge=12, le=2048)
     n_classes: int = Field(0, ge=0, description="of the time x camera head; 994 for the published files")
     pretrained: bool = Field(False, description="start from timm's published weights")
@@ -47,7 +49,8 @@ class DeepGalaxy(nn.Module):
         self.encoder = Encoder(config.backbone, config.stride, config.channels, config.pretrained)
         self.decoder = Decoder(config.channels, config.stride, config.decoder_width)
         self.vae = VAE(config.channels, config.latent_size)
-        self.classifier = Classifier(config.channels, config.classifier_width, config.n_classes)
+        self.classifier = Classifier(config.channels, config.classifier_width, config.classifier_depth,
+                                     config.n_classes)
         # Labels read off z while training: they make distance in z a distance between encounters.
         self.latent_heads = nn.Sequential(nn.Linear(config.latent_size, 128), nn.SiLU(), Heads(128))
 

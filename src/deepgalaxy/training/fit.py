@@ -42,12 +42,13 @@ class TrainConfig(Config):
     validate_every: int = Field(1, ge=1, description="epochs")
     seed: int = Field(0, ge=0, description="of the first weights, the order of images and all that is drawn")
     split_seed: int | None = Field(None, ge=0, description="of the choice of held-out encounters; as seed without it")
-    start_from: str | None = Field(None, description="weights of the same architecture to start from: a file, "
-                                   "relative to the recipe's folder, or 'shipped'; without it, from nothing")
+    start_from: str | None = Field(None, description="weights to start from: a file, relative to the recipe's folder, "
+                                   "or 'shipped'; without it, from nothing")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig, description="as the weights that it starts from, if left "
+                               "out; or the same with a deeper classifier")
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     realism: RealismConfig | None = Field(default_factory=RealismConfig, description="null for clean images only")
@@ -108,6 +109,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     rank, n_workers = world()
     if config.batch_size % n_workers:
         raise ConfigError(f"batch_size = {config.batch_size}: must be a multiple of the {n_workers} workers")
+    start = None if config.start_from is None else _start(config)
+    if start is not None and "model" not in config.model_fields_set:
+        config = config.model_copy(update={"model": start.model.config})
     dataset = open_data(config.data)
     if len(dataset.groups) < 2:
         raise DatasetError(f"{config.data}: holds {len(dataset.groups)} encounter; training needs at least 2, "
@@ -151,8 +155,11 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
                             logarithmic=dataset.quantity == "log10_surface_density", n_validation=len(held),
                             framing=config.framing)
     trained_on = {dataset.identities[g] for g in train}
-    if config.start_from is not None:
-        trained_on |= _start_from(module, config)
+    if start is not None:
+        trained_on |= set(start.metadata.get("training_encounters", []))
+        for model in (module.model, module.averaged.module):
+            # The blocks that the classifier has grown do nothing at first.
+            model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
     held_out = [dataset.identities[g] for g in validate]
     if trained_on & set(held_out) and config.split == "encounters":
         raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
@@ -218,22 +225,24 @@ def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
                           f"{before[changed[0]]}; choose another output or delete its checkpoints")
 
 
-def _start_from(module, config: TrainConfig) -> set[str]:
-    """Load the weights; returns the encounters that they were trained on."""
+def _start(config: TrainConfig):
+    """The weights to start from, if the recipe's model can begin with them."""
     from ..models.weights import load_weights
 
     path = shipped("model.safetensors") if config.start_from == "shipped" else Path(config.start_from)
     weights = load_weights(path)
+    if "model" not in config.model_fields_set:
+        return weights
     theirs, ours = weights.model.config, config.model
     unlike = [name for name in ModelConfig.model_fields
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
+    if ours.classifier_depth > theirs.classifier_depth:
+        unlike.remove("classifier_depth")
     if unlike:
         raise ModelError(f"start_from = {config.start_from}: is of another architecture "
                          f"({unlike[0]} {getattr(theirs, unlike[0])}, not {getattr(ours, unlike[0])}); "
-                         "give it under 'model', or leave start_from out")
-    for model in (module.model, module.averaged.module):
-        model.load_state_dict(weights.model.state_dict())
-    return set(weights.metadata.get("training_encounters", []))
+                         "leave 'model' out to take theirs, or leave start_from out")
+    return weights
 
 
 def read_recipe(path: str | Path) -> TrainConfig:
