@@ -334,6 +334,9 @@ def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
     maps, scale = torch.randn(3, config.model.channels, 8, 8), torch.zeros(3)
     for name, logits in theirs.classify(maps, scale).items():
         torch.testing.assert_close(ours.classify(maps, scale)[name], logits, rtol=1e-4, atol=1e-4)
+    classes = grown.model_copy(update={"output": str(tmp_path / "classes"), "model": config.model.model_copy(
+        update={"n_classes": 8})})
+    assert load_weights(fit(classes, say=lambda line: None)).model.config.n_classes == 8
     less = grown.model_copy(update={"start_from": str(tmp_path / "run" / "model.safetensors"), "model": config.model,
                                     "output": str(tmp_path / "less")})
     with pytest.raises(ModelError, match="classifier_depth 5, not 3"):
@@ -390,6 +393,13 @@ def test_missing_data_tiny_images_and_single_encounters_are_one_line(tmp_path):
     single = write_dummy_dataset(tmp_path / "single.h5", n_encounters=1)
     with pytest.raises(DatasetError, match="holds 1 encounter"):
         fit(recipe(single, tmp_path / "out"))
+
+
+def test_fewer_classes_than_the_data_has_are_one_line(data, tmp_path):
+    config = recipe(data, tmp_path / "out")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"n_classes": 7})})
+    with pytest.raises(ConfigError, match="n_classes = 7: .* has 8 classes of time and camera"):
+        fit(config)
 
 
 def test_output_that_cannot_be_written_is_one_line(data, tmp_path):

@@ -48,7 +48,7 @@ class TrainConfig(Config):
     bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
     model: ModelConfig = Field(default_factory=ModelConfig, description="as the weights that it starts from, if left "
-                               "out; or the same with a deeper classifier")
+                               "out; or the same with a deeper classifier, or with classes")
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     realism: RealismConfig | None = Field(default_factory=RealismConfig, description="null for clean images only")
@@ -119,6 +119,10 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if min(dataset.shape) < 2 * config.model.stride:
         raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
                            f"stride = {config.model.stride}; render larger ones or lower the stride")
+    n_classes = (int(dataset.snapshot.max()) + 1) * (int(dataset.camera.max()) + 1)
+    if 0 < config.model.n_classes < n_classes:
+        raise ConfigError(f"model.n_classes = {config.model.n_classes}: {config.data} has {n_classes} classes of time and "
+                          "camera; give at least as many, or 0 for none")
     (train, validate), (used, held) = split(config, dataset)
     output = Path(config.output)
     path = output / "model.safetensors"
@@ -158,7 +162,6 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if start is not None:
         trained_on |= set(start.metadata.get("training_encounters", []))
         for model in (module.model, module.averaged.module):
-            # The blocks that the classifier has grown do nothing at first.
             model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
     held_out = [dataset.identities[g] for g in validate]
     if trained_on & set(held_out) and config.split == "encounters":
@@ -236,8 +239,11 @@ def _start(config: TrainConfig):
     theirs, ours = weights.model.config, config.model
     unlike = [name for name in ModelConfig.model_fields
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
-    if ours.classifier_depth > theirs.classifier_depth:
-        unlike.remove("classifier_depth")
+    # What may be added: blocks that do nothing at first, and the head of the classes.
+    for name, may in (("classifier_depth", ours.classifier_depth > theirs.classifier_depth),
+                      ("n_classes", theirs.n_classes == 0)):
+        if may and name in unlike:
+            unlike.remove(name)
     if unlike:
         raise ModelError(f"start_from = {config.start_from}: is of another architecture "
                          f"({unlike[0]} {getattr(theirs, unlike[0])}, not {getattr(ours, unlike[0])}); "
