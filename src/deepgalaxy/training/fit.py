@@ -121,8 +121,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
                            f"stride = {config.model.stride}; render larger ones or lower the stride")
     n_classes = (int(dataset.snapshot.max()) + 1) * (int(dataset.camera.max()) + 1)
     if 0 < config.model.n_classes < n_classes:
-        raise ConfigError(f"model.n_classes = {config.model.n_classes}: {config.data} has {n_classes} classes of time and "
-                          "camera; give at least as many, or 0 for none")
+        raise ConfigError(f"model.n_classes = {config.model.n_classes}: {config.data} has {n_classes} classes of time "
+                          "and camera; give at least as many, or 0 for none")
     (train, validate), (used, held) = split(config, dataset)
     output = Path(config.output)
     path = output / "model.safetensors"
