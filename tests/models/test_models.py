@@ -16,7 +16,7 @@ from deepgalaxy.labels import HEADS, LABELS, STAGES
 from deepgalaxy.models.backbone import Encoder
 from deepgalaxy.models.classifier import soft_targets
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
-from deepgalaxy.models.losses import image_loss, kl_divergence, label_loss, ssim
+from deepgalaxy.models.losses import class_targets, image_loss, kl_divergence, label_loss, ssim
 from deepgalaxy.models.vae import VAE
 from deepgalaxy.models.weights import load_weights, save_weights, update_metadata
 
@@ -225,6 +225,17 @@ def test_label_loss_is_zero_for_perfect_logits_and_positive_for_others():
     assert label_loss(flat, values, {}).item() > 5
     others = labels(50, seed=1)
     assert label_loss(perfect(others), values, {}).item() > label_loss(flat, values, {}).item()
+
+
+def test_classes_are_blurred_over_time_and_never_over_cameras():
+    targets = class_targets(12, 3, 1.0)  # 4 snapshots of 3 cameras
+    torch.testing.assert_close(targets.sum(1), torch.ones(12))
+    assert targets[4].nonzero().flatten().tolist() == [1, 4, 7, 10]
+    assert targets[4, 1] / targets[4, 4] == pytest.approx(np.exp(-0.5)) and targets[4, 7] == targets[4, 1]
+    torch.testing.assert_close(class_targets(12, 3, 0), torch.eye(12))
+    wanted = {"time_camera": torch.tensor([4])}
+    assert label_loss({"time_camera": targets[[4]].clamp(min=1e-9).log()}, wanted, {}, targets).item() < 1e-5
+    assert label_loss({"time_camera": targets[[7]].clamp(min=1e-9).log()}, wanted, {}, targets).item() > 0.1
 
 
 def test_label_loss_grows_with_the_distance_between_answer_and_truth():

@@ -157,7 +157,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     module = TrainingModule(config.model, config.loss, config.optimiser, config.realism,
                             total_steps=config.epochs * batches.steps, seed=config.seed,
                             logarithmic=dataset.quantity == "log10_surface_density", n_validation=len(held),
-                            framing=config.framing)
+                            framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
     trained_on = {dataset.identities[g] for g in train}
     if start is not None:
         trained_on |= set(start.metadata.get("training_encounters", []))

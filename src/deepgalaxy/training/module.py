@@ -13,7 +13,7 @@ from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
-from ..models.losses import image_loss, kl_divergence, label_loss
+from ..models.losses import class_targets, image_loss, kl_divergence, label_loss
 from .optimiser import OptimiserConfig, make_optimiser
 
 __all__ = ["LossConfig", "TrainingModule"]
@@ -35,8 +35,9 @@ class LossConfig(Config):
     kl_warmup: int = Field(1000, ge=0, description="steps")
     decoded_share: float = Field(0.125, gt=0, le=1, description="of each batch that is reconstructed")
     scale_known: float = Field(0.5, ge=0, le=1, description="share of images whose scale is told")
+    class_blur: float = Field(1.0, ge=0, description="standard deviation of the targets of the classes of time and "
+                              "camera, in snapshots; 0 aims at one class alone")
     realistic: float = Field(0.75, ge=0, le=1, description="share of images with observational realism")
-
 
     @field_validator("labels")
     @classmethod
@@ -59,11 +60,12 @@ class TrainingModule(lightning.LightningModule):
     logarithmic : the data set stores log10 of the surface density.
     n_validation : images that all workers together validate on.
     framing : one of `preprocess.FRAMINGS`; frames of a content are mirrored and misplaced a little, whole ones are not.
+    n_cameras : of the data set, for the classes of time and camera.
     """
 
     def __init__(self, model: ModelConfig, loss: LossConfig, optimiser: OptimiserConfig,
                  realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True,
-                 n_validation: int = 0, framing: str = "content"):
+                 n_validation: int = 0, framing: str = "content", n_cameras: int = 1):
         super().__init__()
         self.model = DeepGalaxy(model)
         self.model.to(memory_format=self.model.encoder.memory_format)
@@ -72,6 +74,7 @@ class TrainingModule(lightning.LightningModule):
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
         self.total_steps, self.seed, self.logarithmic = total_steps, seed, logarithmic
         self.n_validation, self.validation, self.framing = n_validation, [], framing
+        self.register_buffer("classes", class_targets(model.n_classes, n_cameras, loss.class_blur), persistent=False)
 
     @torch.no_grad()
     def on_before_batch_transfer(self, batch, dataloader_idx):
@@ -113,7 +116,7 @@ class TrainingModule(lightning.LightningModule):
         images = self.model.reconstruct(torch.cat([encoding.maps[:n], maps]), ideal.shape[2:]).float()
         kl_weight = w.kl * min(1.0, self.global_step / max(w.kl_warmup, 1))
         return {
-            "labels": label_loss(logits, labels, w.labels),
+            "labels": label_loss(logits, labels, w.labels, self.classes),
             "latent_labels": w.latent_labels * label_loss(self.model.latent_heads(z), labels, w.labels),
             "reconstruction": w.reconstruction * image_loss(images[:n], ideal),
             "latent_reconstruction": w.latent_reconstruction * image_loss(images[n:], ideal),
