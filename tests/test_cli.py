@@ -10,6 +10,8 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
+from deepgalaxy.search.library import Library
+
 COMMANDS = ("predict", "search", "simulate", "render", "check", "train", "evaluate", "index", "demo",
             "bench inference", "bench scaling")
 
@@ -199,6 +201,23 @@ def test_train_index_and_search_go_on_from_there(chain, run, png):
     (answer,) = json.loads(done.out)
     assert answer["image"] == str(png)
     assert sorted(match["encounter"] for match in answer["matches"]) == ["encounter_0000", "encounter_0001"]
+
+
+def test_calibrated_on_other_images_a_library_keeps_its_own(chain, run, tiny_dataset, png, tmp_path):
+    model = chain[0] / "model"
+    done = run("index", "--model", model / "model.safetensors", "--references", model, "--data", tiny_dataset,
+               "-o", tmp_path)
+    assert done.status == 0 and "temperatures: " in done.err, done.err
+    assert run("check", tmp_path).out == f"{tmp_path}: sound library\n"
+    before, after = Library(model), Library(tmp_path)
+    np.testing.assert_array_equal(after.arrays["z"], before.arrays["z"])
+    assert after.encounters == before.encounters and after.model_sha256 != before.model_sha256
+    assert not np.array_equal(after.arrays["usual_features"], before.arrays["usual_features"])
+    assert run("search", png, "--model", tmp_path / "model.safetensors").status == 0
+
+    done = run("index", "--model", tmp_path / "model.safetensors", "--references", model, "--data", tiny_dataset,
+               "-o", tmp_path / "no")
+    assert done.status == 2 and "was made with another model" in done.err and not (tmp_path / "no").exists()
 
 
 def test_two_workers_train_under_torchrun(run, tiny_dataset, tiny_settings, tmp_path):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning
+from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning, LibraryError
 from .progress import progress, say
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -315,15 +315,23 @@ def index(model: Annotated[Path, typer.Option("--model")],
           output: Annotated[Path, typer.Option("-o", "--output", help="folder of the library")],
           n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 36000,
           no_calibration: Annotated[bool, typer.Option("--no-calibration", help="keep the model's temperatures")]
-          = False, json_file: JsonOption = None) -> None:
+          = False,
+          references: Annotated[Path | None, typer.Option("--references", help="a library of this model whose images "
+                                                          "are kept; the data set calibrates only")] = None,
+          json_file: JsonOption = None) -> None:
     """Calibrate the model on its held-out encounters, and make its library of reference images.
 
     The calibrated weights and the library that belongs to them come into the same folder; weights that lie
-    elsewhere are left as they are.
+    elsewhere are left as they are. With none of its held-out encounters in the data set, all are taken.
     """
     from .data.joined import open_data
-    from .search.build import build_library, calibrate
+    from .models.weights import load_weights
+    from .search.build import build_library, calibrate, keep_library
+    from .search.library import Library
 
+    kept = None if references is None else Library(references)
+    if kept is not None and kept.model_sha256 != load_weights(model).sha256:
+        raise LibraryError(f"--references {references}: was made with another model; give one of {model}")
     temperatures = None
     if not no_calibration:
         try:
@@ -333,8 +341,11 @@ def index(model: Annotated[Path, typer.Option("--model")],
         temperatures = calibrate(model, data, output=output / "model.safetensors")
         model = output / "model.safetensors"
         say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items()))
-    with progress("index", min(n_images, int(open_data(data).is_encounter.sum()))) as advance:
-        n = build_library(model, data, output / "library.h5", n_images, advance)
+    if kept is not None:
+        n = keep_library(model, kept, data, output / "library.h5")
+    else:
+        with progress("index", min(n_images, int(open_data(data).is_encounter.sum()))) as advance:
+            n = build_library(model, data, output / "library.h5", n_images, advance)
     say(f"library: {output / 'library.h5'}, {n} images")
     _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,
                             "temperatures": temperatures})

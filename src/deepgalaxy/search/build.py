@@ -10,14 +10,15 @@ import torch
 
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
+from ..data.splits import split_by_encounter
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_temperatures, light_of
 from ..models.weights import Weights, framing_of, load_weights, update_metadata
 from .index import LatentIndex
-from .library import encode_thumbnail, write_library
+from .library import Library, encode_thumbnail, rewrite_library, write_library
 
-__all__ = ["calibrate", "build_library"]
+__all__ = ["calibrate", "build_library", "keep_library"]
 
 
 def _held_out(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
@@ -86,6 +87,24 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
                   camera=dataset.camera[chosen], thumbnails=thumbnails, usual_features=usual,
                   unseen_features=features, model_sha256=weights.sha256, config=dataset.config, metric=metric)
     return len(chosen)
+
+
+@torch.inference_mode()
+def keep_library(model: str | Path, library: Library, data, path: str | Path) -> int:
+    """Write the library anew for the same weights calibrated on other images; returns how many it holds.
+
+    Its reference images stay; what is usual is learnt from the data set: of half of its groups and all that stands
+    beside them how images scatter, of the others how far from that an image of an encounter may be.
+    """
+    weights, dataset = load_weights(model), open_data(data)
+    realism = weights.metadata["training"].get("realism")
+    realism = RealismConfig.parse(realism, "realism") if realism else None
+    other = np.isin(dataset.group, split_by_encounter(dataset.families, (0.5, 0.5))[1])
+    features = [_encodings(weights, dataset, _spread(np.flatnonzero(rows), n), realism)[1]
+                for rows, n in ((~other, 3072), (other & dataset.is_encounter, 1024))]
+    rewrite_library(library, path, usual_features=features[0], unseen_features=features[1],
+                    model_sha256=weights.sha256)
+    return len(library)
 
 
 def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None) -> tuple[np.ndarray, np.ndarray]:

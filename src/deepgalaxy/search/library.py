@@ -19,7 +19,7 @@ from ..inference.story import Match
 from .index import LatentIndex
 from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
 
-__all__ = ["Library", "encode_thumbnail", "write_library"]
+__all__ = ["Library", "encode_thumbnail", "rewrite_library", "write_library"]
 
 FORMAT, FORMAT_VERSION = "deepgalaxy-library", 3
 _LABELS = ("time", "mass_ratio", "size_ratio", "view_inclination")
@@ -69,21 +69,42 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     index = LatentIndex(z, metric)
     # How dense the library is around each image: a hub in a dense region is no better match for it.
     local = index.search(z, 11)[0][:, 1:].mean(axis=1)
-    usual, feature_metric = whitening(usual_features)
-    unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
-        unseen_features) else np.zeros(0)
+    usual, feature_metric, unseen = _usual(usual_features, unseen_features)
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)
     arrays = {
         "z": z, "metric": metric, "encounter": np.asarray(encounter, np.int32),
         "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
         "local_distance": local.astype(np.float32), "usual_features": usual, "feature_metric": feature_metric,
-        "unseen_distances": unseen.astype(np.float32),
+        "unseen_distances": unseen,
         "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
         **{name: np.asarray(labels[name], np.float32) for name in _LABELS},
     }
+    _write(path, arrays, encounters, model_sha256, config)
+
+
+def rewrite_library(library: Library, path: str | Path, *, usual_features, unseen_features, model_sha256: str) -> None:
+    """Write a library anew with the same images, for the same weights calibrated on other images.
+
+    Parameters
+    ----------
+    usual_features, unseen_features, model_sha256 : as in `write_library`.
+    """
+    usual, metric, unseen = _usual(usual_features, unseen_features)
+    arrays = {**library.arrays, "usual_features": usual, "feature_metric": metric, "unseen_distances": unseen}
+    _write(Path(path), arrays, library.encounters, model_sha256, library.config)
+
+
+def _usual(usual_features, unseen_features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is usual (K,), in which metric (K, K), and how far from it unseen encounters are (L,), in order."""
+    usual, metric = whitening(usual_features)
+    distances = np.linalg.norm((unseen_features - usual) @ metric, axis=1) if len(unseen_features) else np.zeros(0)
+    return usual, metric, np.sort(distances).astype(np.float32)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray], encounters: list[str], model_sha256: str, config: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with sealed_hdf5(path) as f:
@@ -127,7 +148,7 @@ class Library:
             path = path / "library.h5"
         if not path.is_file():
             raise LibraryError(f"{path}: no such library; make one with 'deepgalaxy index'")
-        arrays = self._read(path)
+        self.arrays = arrays = self._read(path)
         self.path = path
         self.labels = {name: arrays[name] for name in _LABELS}
         self.encounter, self.snapshot, self.camera = (arrays[n] for n in ("encounter", "snapshot", "camera"))
@@ -152,7 +173,7 @@ class Library:
                         raise LibraryError(f"{path}: '{name}' is missing or lies outside the file; refused")
                     if f[name].id.get_storage_size() < f[name].nbytes:
                         raise LibraryError(f"{path}: '{name}' claims more than the file holds; refused")
-                self.model_sha256 = f.attrs["model_sha256"]
+                self.model_sha256, self.config = f.attrs["model_sha256"], f.attrs["config"]
                 self.encounters = f["encounters"][()].tobytes().decode().split("\n")
                 return {name: f[name][()] for name in _ARRAYS}
         except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
