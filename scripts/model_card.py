@@ -23,21 +23,21 @@ chance pairs are stages of their own, and pictures of something else are flagged
 and gas were never shown.
 
 ## Data
-Three suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md, were
-trained on one after the other: `core`, 428 encounters; `wide`, 256, with mass ratios from 0.1, pericentres of 2-40
-kpc, bound to hyperbolic orbits, discs and bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr,
-single galaxies and chance pairs; and `wide-2`, {n_encounters} of the same design, whose {n_images:,} images are those
-of the last part and of the library. {n_validation} of its groups were held out of training, for the calibration of
-the error bars. `core` and `wide` were simulated with earlier versions of gravity and discs, `wide-2` and the
-encounters of the table below with the present one.
+Two suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md: `core`,
+428 encounters, and `wide`, 256, with mass ratios from 0.1, pericentres of 2-40 kpc, bound to hyperbolic orbits, discs
+and bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr, single galaxies and chance pairs. Together
+{n_encounters} encounters and {n_images:,} images, of which {n_validation} groups were held out. Error bars, and what
+counts as familiar, come from a third suite of the wide design, `wide-2`, 186 encounters that were not trained on.
+`core` and `wide` were simulated with earlier versions of gravity and discs, `wide-2` and the encounters of the table
+below with the present one.
 
 ## Training
-Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}, {depth} blocks in the
-classifier. Last part: {epochs} epochs of {images_per_epoch:,} images, batch {batch_size}, {algorithm} with warm-up
-and cosine, averaged weights are the result. It went on from weights that had seen 705,000 images with AdamW
-(`recipes/shipped_first.yaml`, `recipes/shipped_second.yaml`; heads were mapped bin by bin onto wider labels in
-between, docs/log.md, 2026-11-24). {realistic:.0f} % of the images pass through observational realism
-(`src/deepgalaxy/image/realism.py`). `recipes/shipped.sh` makes it all again.
+Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}. Last part: {epochs}
+epochs of {images_per_epoch:,} images, batch {batch_size}, {algorithm} with warm-up and cosine, averaged weights are
+the result. It went on from weights that had seen 377,000 images (`recipes/shipped_first.yaml`; heads were mapped bin
+by bin onto wider labels in between, docs/log.md, 2026-11-24). {realistic:.0f} % of the images pass through
+observational realism (`src/deepgalaxy/image/realism.py`, which has become finer and brighter since).
+`recipes/shipped.sh` makes it all again.
 
 ## Protocol and figures
 `unseen`: {test_encounters} whole encounters of another seed, {test_images:,} images, {t0:g}..{t1:g} Myr, frames found
@@ -116,7 +116,7 @@ def main(path: str) -> None:
         name=weights.name, version=weights.version, sha256=weights.sha256, n_library=len(library),
         n_encounters=len(set(library.encounter.tolist())), n_images=weights.metadata.get("n_images", 0),
         n_validation=len(weights.metadata["validation_encounters"]), backbone=m.backbone, stride=m.stride,
-        channels=m.channels, latent=m.latent_size, depth=m.classifier_depth, epochs=t["epochs"],
+        channels=m.channels, latent=m.latent_size, epochs=t["epochs"],
         images_per_epoch=t["images_per_epoch"],
         batch_size=t["batch_size"], algorithm=ALGORITHMS[t["optimiser"]["algorithm"]],
         realistic=100 * t["loss"]["realistic"], test_encounters=e["n_encounters"],
