@@ -1,5 +1,6 @@
 """One encounter, from its parameters to its file."""
 
+import json
 import os
 
 import h5py
@@ -8,9 +9,15 @@ import pytest
 
 from deepgalaxy.errors import ConfigError, SimulationError
 from deepgalaxy.labels import STAGES
-from deepgalaxy.simulate.encounter import EncounterConfig, initial_conditions, simulate
+from deepgalaxy.simulate.encounter import (
+    EncounterConfig,
+    Resolution,
+    initial_conditions,
+    simulate,
+    simulate_to_file,
+)
 from deepgalaxy.simulate.galaxy import BULGE, DISC
-from deepgalaxy.simulate.snapshot import Encounter, stages
+from deepgalaxy.simulate.snapshot import MAX_DRIFT, Encounter, stages
 
 ARRAYS = ("time", "positions", "masses", "component", "galaxy", "separation", "stage")
 
@@ -56,6 +63,19 @@ def test_snapshots_are_what_was_asked_for(encounter):
 def test_energy_and_angular_momentum_are_conserved(encounter):
     assert encounter.parameters["energy_drift"] < 0.01
     assert encounter.parameters["angular_momentum_drift"] < 0.01
+
+
+def test_where_energy_drifts_forces_are_made_more_exact(tmp_path, monkeypatch):
+    """A dense secondary that falls through the primary, with a tree that is opened late."""
+    config = EncounterConfig(name="dense", size_ratio=0.3, pericentre=2, start_time=40, resolution=Resolution(
+        n_particles=8192, opening_angle=1.2, first_time=-30, last_time=60))
+    files = [Encounter.read(simulate_to_file(config.to_json(), str(tmp_path)))]
+    assert 0.0012 < files[0].parameters["energy_drift"] < MAX_DRIFT
+    monkeypatch.setattr("deepgalaxy.simulate.encounter.MAX_DRIFT", 0.0012)
+    (tmp_path / "dense.h5").unlink()
+    files.append(Encounter.read(simulate_to_file(config.to_json(), str(tmp_path))))
+    assert files[1].parameters["energy_drift"] < 0.0012
+    assert [json.loads(f.config)["resolution"]["opening_angle"] for f in files] == [1.2, 0.7]
 
 
 def test_first_pericentre_is_near_the_one_asked_for():

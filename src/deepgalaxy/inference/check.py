@@ -6,11 +6,9 @@ from pathlib import Path
 
 from ..errors import DatasetError, DeepGalaxyError
 from ..files import has_seal, open_sealed
+from ..simulate.snapshot import MAX_DRIFT
 
-__all__ = ["check_file", "MAX_DRIFT"]
-
-#: Relative drift of energy and of angular momentum over a run above which it is not to be believed.
-MAX_DRIFT = 0.003
+__all__ = ["check_file"]
 
 
 def check_file(path: str | Path) -> tuple[str, list[str]]:

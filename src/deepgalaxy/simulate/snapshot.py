@@ -15,10 +15,13 @@ import numpy as np
 from ..errors import SimulationError
 from ..files import open_sealed, sealed_hdf5
 
-__all__ = ["CannotWrite", "Encounter", "stages"]
+__all__ = ["CannotWrite", "Encounter", "MAX_DRIFT", "stages"]
 
 FORMAT = "deepgalaxy-encounter"
 FORMAT_VERSION = 2
+
+#: Relative drift of energy and of angular momentum over a run above which it is not to be believed.
+MAX_DRIFT = 0.003
 
 
 class CannotWrite(SimulationError):
