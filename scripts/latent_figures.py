@@ -57,18 +57,17 @@ def _direction(z, targets) -> np.ndarray:
 
 @torch.inference_mode()
 def latent_walk(model, dataset: Dataset, n_walks: int = 3) -> Figure:
-    """Straight lines in z between two snapshots of one camera, decoded; the snapshots themselves below."""
+    """Straight lines in z between two snapshots seen from above, decoded; the snapshots themselves below."""
     figure = Figure(figsize=(16, 4.1 * n_walks), dpi=100, facecolor=THEME["ground"], layout="constrained")
     axes = figure.subplots(2 * n_walks, STEPS)
-    groups = [g for g in range(len(dataset.groups)) if "kind" not in dataset.attributes[g]]
-    for k, g in enumerate(groups[:: max(1, len(groups) // n_walks)][:n_walks]):
-        # The views of a random suite change with the snapshot: those nearest to one direction are taken.
-        rows = np.flatnonzero((dataset.group == g) & (dataset.labels["time"] > 20) & (dataset.labels["time"] < 420))
-        towards = dataset.view[rows[0]]
-        alike = rows[np.abs(dataset.view[rows] @ towards) > 0.85]
-        alike = alike[np.argsort(dataset.labels["time"][alike])]
-        pick = alike[np.linspace(0, len(alike) - 1, STEPS).astype(int)]
+    series = [s for g in range(len(dataset.groups)) if "kind" not in dataset.attributes[g]
+              if len(s := _from_above(dataset, g)) >= STEPS]
+    for k, rows in enumerate(series[:: max(1, len(series) // n_walks)][:n_walks]):
+        pick = rows[np.linspace(0, len(rows) - 1, STEPS).astype(int)]
         frames = observe_frames(light_of(dataset, pick), torch.full((STEPS,), torch.nan), [0] * STEPS, None).frames
+        for j in range(1, STEPS):  # a frame has an axis, but neither end of it is the first
+            turned = torch.stack([frames[j], frames[j].flip(1, 2)])
+            frames[j] = turned[(turned - frames[j - 1]).square().mean(dim=(1, 2, 3)).argmin()]
         encoding = model.encode(frames)
         weight = torch.linspace(0, 1, STEPS)[:, None]
         z = (1 - weight) * encoding.mu[:1] + weight * encoding.mu[-1:]
@@ -80,8 +79,22 @@ def latent_walk(model, dataset: Dataset, n_walks: int = 3) -> Figure:
                 if row:
                     ax.set_title(f"{dataset.labels['time'][pick[j]]:+.0f} Myr", color=THEME["text"], fontsize=11)
                 elif j in (0, STEPS - 1):
-                    ax.set_title("through z" if j else "decoded", color=THEME["muted"], fontsize=11)
+                    ax.set_title("z, end" if j else "z, start", color=THEME["muted"], fontsize=11)
     return figure
+
+
+def _from_above(dataset: Dataset, group: int) -> np.ndarray:
+    """Images of a group from 0 to 300 Myr, in order, whose directions are near to that which is most from above.
+
+    Where directions are random they change with the snapshot.
+    """
+    time = dataset.labels["time"]
+    rows = np.flatnonzero((dataset.group == group) & (time > 0) & (time < 300))
+    if len(rows) == 0:
+        return rows
+    towards = dataset.view[rows[np.argmax(dataset.view[rows, 2])]]
+    rows = rows[dataset.view[rows] @ towards > 0.8]
+    return rows[np.argsort(time[rows])]
 
 
 def main(data: str, folder: str) -> None:

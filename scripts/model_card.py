@@ -118,7 +118,7 @@ def main(path: str) -> None:
         n_validation=len(weights.metadata["validation_encounters"]), backbone=m.backbone, stride=m.stride,
         channels=m.channels, latent=m.latent_size, epochs=t["epochs"],
         images_per_epoch=t["images_per_epoch"],
-        batch_size=t["batch_size"], algorithm=ALGORITHMS[t["optimiser"]["algorithm"]],
+        batch_size=t["batch_size"], algorithm=ALGORITHMS[t["optimiser"].get("algorithm", "adamw")],
         realistic=100 * t["loss"]["realistic"], test_encounters=e["n_encounters"],
         test_images=e["n_images"], t0=e["time_range"][0], t1=e["time_range"][1], views=predictor.n_views,
         rows="\n".join(rows), ssim_fcae=e["reconstruction"]["ssim_fcae"], ssim_vae=e["reconstruction"]["ssim_vae"],

@@ -10,7 +10,6 @@ import torch
 
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
-from ..data.splits import split_by_encounter
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_temperatures, light_of
@@ -93,17 +92,14 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
 def keep_library(model: str | Path, library: Library, data, path: str | Path) -> int:
     """Write the library anew for the same weights calibrated on other images; returns how many it holds.
 
-    Its reference images stay; what is usual is learnt from the data set: of half of its groups and all that stands
-    beside them how images scatter, of the others how far from that an image of an encounter may be.
+    Its reference images stay, and what is usual, which is what training showed; how far from that an unseen image of
+    an encounter may be is learnt from the data set.
     """
     weights, dataset = load_weights(model), open_data(data)
     realism = weights.metadata["training"].get("realism")
-    realism = RealismConfig.parse(realism, "realism") if realism else None
-    other = np.isin(dataset.group, split_by_encounter(dataset.families, (0.5, 0.5))[1])
-    features = [_encodings(weights, dataset, _spread(np.flatnonzero(rows), n), realism)[1]
-                for rows, n in ((~other, 3072), (other & dataset.is_encounter, 1024))]
-    rewrite_library(library, path, usual_features=features[0], unseen_features=features[1],
-                    model_sha256=weights.sha256)
+    features = _encodings(weights, dataset, _spread(np.flatnonzero(dataset.is_encounter), 1024),
+                          RealismConfig.parse(realism, "realism") if realism else None)[1]
+    rewrite_library(library, path, unseen_features=features, model_sha256=weights.sha256)
     return len(library)
 
 

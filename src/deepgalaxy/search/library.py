@@ -69,14 +69,16 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     index = LatentIndex(z, metric)
     # How dense the library is around each image: a hub in a dense region is no better match for it.
     local = index.search(z, 11)[0][:, 1:].mean(axis=1)
-    usual, feature_metric, unseen = _usual(usual_features, unseen_features)
+    usual, feature_metric = whitening(usual_features)
+    unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
+        unseen_features) else np.zeros(0)
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)
     arrays = {
         "z": z, "metric": metric, "encounter": np.asarray(encounter, np.int32),
         "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
         "local_distance": local.astype(np.float32), "usual_features": usual, "feature_metric": feature_metric,
-        "unseen_distances": unseen,
+        "unseen_distances": unseen.astype(np.float32),
         "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
@@ -85,23 +87,16 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     _write(path, arrays, encounters, model_sha256, config)
 
 
-def rewrite_library(library: Library, path: str | Path, *, usual_features, unseen_features, model_sha256: str) -> None:
+def rewrite_library(library: Library, path: str | Path, *, unseen_features, model_sha256: str) -> None:
     """Write a library anew with the same images, for the same weights calibrated on other images.
 
     Parameters
     ----------
-    usual_features, unseen_features, model_sha256 : as in `write_library`.
+    unseen_features, model_sha256 : as in `write_library`.
     """
-    usual, metric, unseen = _usual(usual_features, unseen_features)
-    arrays = {**library.arrays, "usual_features": usual, "feature_metric": metric, "unseen_distances": unseen}
-    _write(Path(path), arrays, library.encounters, model_sha256, library.config)
-
-
-def _usual(usual_features, unseen_features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is usual (K,), in which metric (K, K), and how far from it unseen encounters are (L,), in order."""
-    usual, metric = whitening(usual_features)
-    distances = np.linalg.norm((unseen_features - usual) @ metric, axis=1) if len(unseen_features) else np.zeros(0)
-    return usual, metric, np.sort(distances).astype(np.float32)
+    unseen = np.sort(library.strangeness(unseen_features)).astype(np.float32)
+    _write(Path(path), {**library.arrays, "unseen_distances": unseen}, library.encounters, model_sha256,
+           library.config)
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], encounters: list[str], model_sha256: str, config: str) -> None:
