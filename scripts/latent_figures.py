@@ -59,6 +59,8 @@ def _direction(z, targets) -> np.ndarray:
 def latent_walk(model, dataset: Dataset, n_walks: int = 3) -> Figure:
     """Straight lines in z between two snapshots seen from above, decoded; the snapshots themselves below."""
     figure = Figure(figsize=(16, 4.1 * n_walks), dpi=100, facecolor=THEME["ground"], layout="constrained")
+    figure.suptitle("Upper rows: decoded at even steps on a straight line in z. Lower rows: the snapshots.",
+                    color=THEME["text"], fontsize=14)
     axes = figure.subplots(2 * n_walks, STEPS)
     series = [s for g in range(len(dataset.groups)) if "kind" not in dataset.attributes[g]
               if len(s := _from_above(dataset, g)) >= STEPS]
@@ -78,8 +80,6 @@ def latent_walk(model, dataset: Dataset, n_walks: int = 3) -> Figure:
                 ax.axis("off")
                 if row:
                     ax.set_title(f"{dataset.labels['time'][pick[j]]:+.0f} Myr", color=THEME["text"], fontsize=11)
-                elif j in (0, STEPS - 1):
-                    ax.set_title("z, end" if j else "z, start", color=THEME["muted"], fontsize=11)
     return figure
 
 

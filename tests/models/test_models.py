@@ -228,14 +228,14 @@ def test_label_loss_is_zero_for_perfect_logits_and_positive_for_others():
 
 
 def test_classes_are_blurred_over_time_and_never_over_cameras():
-    targets = class_targets(12, 3, 1.0)  # 4 snapshots of 3 cameras
+    targets = class_targets(torch.arange(12), 12, 3, 1.0)  # 4 snapshots of 3 cameras
     torch.testing.assert_close(targets.sum(1), torch.ones(12))
     assert targets[4].nonzero().flatten().tolist() == [1, 4, 7, 10]
     assert targets[4, 1] / targets[4, 4] == pytest.approx(np.exp(-0.5)) and targets[4, 7] == targets[4, 1]
-    torch.testing.assert_close(class_targets(12, 3, 0), torch.eye(12))
+    torch.testing.assert_close(class_targets(torch.arange(12), 12, 3, 0), torch.eye(12))
     wanted = {"time_camera": torch.tensor([4])}
-    assert label_loss({"time_camera": targets[[4]].clamp(min=1e-9).log()}, wanted, {}, targets).item() < 1e-5
-    assert label_loss({"time_camera": targets[[7]].clamp(min=1e-9).log()}, wanted, {}, targets).item() > 0.1
+    assert label_loss({"time_camera": targets[[4]].clamp(min=1e-9).log()}, wanted, {}, 3, 1.0).item() < 1e-5
+    assert label_loss({"time_camera": targets[[7]].clamp(min=1e-9).log()}, wanted, {}, 3, 1.0).item() > 0.1
 
 
 def test_label_loss_grows_with_the_distance_between_answer_and_truth():

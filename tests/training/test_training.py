@@ -395,6 +395,16 @@ def test_missing_data_tiny_images_and_single_encounters_are_one_line(tmp_path):
         fit(recipe(single, tmp_path / "out"))
 
 
+def test_going_on_with_another_random_split_would_leak_and_is_one_line(data, tmp_path):
+    tree = recipe(data, tmp_path / "first").model_copy(update={"split": "random", "epochs": 1})
+    start = fit(tree, say=lambda line: None)
+    on = tree.model_copy(update={"start_from": str(start), "output": str(tmp_path / "on")})
+    with pytest.raises(ConfigError, match="trained on images that would be held out here .*split_seed") as caught:
+        fit(on.model_copy(update={"split_seed": 77}))
+    assert "\n" not in str(caught.value)
+    assert fit(on, say=lambda line: None).is_file()
+
+
 def test_fewer_classes_than_the_data_has_are_one_line(data, tmp_path):
     config = recipe(data, tmp_path / "out")
     config = config.model_copy(update={"model": config.model.model_copy(update={"n_classes": 7})})

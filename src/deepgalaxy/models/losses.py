@@ -45,25 +45,25 @@ def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor, free_bits: float = 0.0
     return per_dimension.clamp(min=free_bits).sum()
 
 
-def class_targets(n_classes: int, n_cameras: int, blur: float) -> torch.Tensor:
-    """Targets (n_classes, n_classes) of the classes snapshot x camera: each blurred over the snapshots beside it.
+def class_targets(classes: torch.Tensor, n_classes: int, n_cameras: int, blur: float) -> torch.Tensor:
+    """Targets (B, n_classes) of classes (B,) snapshot x camera: each blurred over the snapshots beside it.
 
     blur : standard deviation in snapshots. In a random split both neighbours in time of a picture are known: without a
         blur, a model that remembers them answers with one of them, and never with what lies between.
     """
-    snapshot, camera = torch.arange(n_classes) // n_cameras, torch.arange(n_classes) % n_cameras
-    distance = (snapshot[:, None] - snapshot) / max(blur, 1e-3)
-    target = torch.exp(-0.5 * distance.square()) * (camera[:, None] == camera)
+    every = torch.arange(n_classes, device=classes.device)
+    distance = (classes[:, None] // n_cameras - every // n_cameras) / max(blur, 1e-3)
+    target = torch.exp(-0.5 * distance.square()) * (classes[:, None] % n_cameras == every % n_cameras)
     return target / target.sum(dim=1, keepdim=True)
 
 
 def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], weights: dict[str, float],
-               classes: torch.Tensor | None = None) -> torch.Tensor:
+               n_cameras: int = 1, class_blur: float = 0.0) -> torch.Tensor:
     """Weighted cross entropies; a label that is NaN (stage: 255) for an image does not count there.
 
     The entropy of the soft targets is taken off, so that 0 is a perfect answer.
 
-    classes : (n_classes, n_classes) what to aim at for each class of time and camera; without it, at that class alone.
+    n_cameras, class_blur : of the classes of time and camera, see `class_targets`.
     """
     total = next(iter(logits.values())).new_zeros(())
     for label in HEADS:
@@ -78,11 +78,12 @@ def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor],
         if name in logits and name in labels:
             known = labels[name] != (255 if name == "stage" else -1)
             target = torch.where(known, labels[name], torch.zeros_like(labels[name])).long()
-            if name == "time_camera" and classes is not None:
-                found = F.log_softmax(logits[name].float(), dim=1)
-                loss = F.kl_div(found, classes[target], reduction="none").sum(dim=1)
+            found = F.log_softmax(logits[name].float(), dim=1)
+            if name == "time_camera":
+                soft = class_targets(target, found.shape[1], n_cameras, class_blur)
+                loss = F.kl_div(found, soft, reduction="none").sum(dim=1)
             else:
-                loss = F.cross_entropy(logits[name].float(), target, reduction="none")
+                loss = F.nll_loss(found, target, reduction="none")
             total = total + weights.get(name, 1.0) * _mean_where(loss, known)
     return total
 

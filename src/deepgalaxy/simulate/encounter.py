@@ -178,11 +178,11 @@ def simulate_to_file(config_json: str, folder: str, gadget: bool = False, device
                           "that all machines share")
     if is_finished(config.name, folder, gadget):
         return str(path)
-    encounter = _simulate(config, path.with_suffix("") if gadget else None, device)
+    whole = path.with_suffix("") if gadget else None
+    encounter = _simulate(config, whole, device)
     if encounter.parameters["energy_drift"] > MAX_DRIFT and device == "cpu" and _can_be_finer(config.resolution):
         finer = config.resolution.model_copy(update={"opening_angle": _FINE_OPENING_ANGLE})
-        encounter = _simulate(config.model_copy(update={"resolution": finer}), path.with_suffix("") if gadget else None,
-                              device)
+        encounter = _simulate(config.model_copy(update={"resolution": finer}), whole, device)
     encounter.write(path)
     return str(path)
 

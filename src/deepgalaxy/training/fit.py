@@ -160,7 +160,10 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
                             framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
     trained_on = {dataset.identities[g] for g in train}
     if start is not None:
-        trained_on |= set(start.metadata.get("training_encounters", []))
+        before = set(start.metadata.get("training_encounters", []))
+        if config.split == "random" and before & trained_on:
+            _refuse_another_split(config, start)
+        trained_on |= before
         for model in (module.model, module.averaged.module):
             model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
     held_out = [dataset.identities[g] for g in validate]
@@ -226,6 +229,17 @@ def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
     if changed:
         raise ConfigError(f"{changed[0]} = {now[changed[0]]}: the training in {path.parent} was begun with "
                           f"{before[changed[0]]}; choose another output or delete its checkpoints")
+
+
+def _refuse_another_split(config: TrainConfig, start) -> None:
+    """Weights that saw this data set may go on with it only where the same images are held out."""
+    theirs = TrainConfig.parse(start.metadata["training"], "recipe of the weights")
+    before, now = ((c.split, c.validation_share, c.seed if c.split_seed is None else c.split_seed)
+                   for c in (theirs, config))
+    if before != now:
+        raise ConfigError(f"start_from = {config.start_from}: was trained on images that would be held out here (split "
+                          f"{before[0]}, validation_share {before[1]:g}, split_seed {before[2]}; here {now[0]}, "
+                          f"{now[1]:g}, {now[2]}); give its values")
 
 
 def _start(config: TrainConfig):

@@ -13,7 +13,7 @@ from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
-from ..models.losses import class_targets, image_loss, kl_divergence, label_loss
+from ..models.losses import image_loss, kl_divergence, label_loss
 from .optimiser import OptimiserConfig, make_optimiser
 
 __all__ = ["LossConfig", "TrainingModule"]
@@ -74,7 +74,7 @@ class TrainingModule(lightning.LightningModule):
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
         self.total_steps, self.seed, self.logarithmic = total_steps, seed, logarithmic
         self.n_validation, self.validation, self.framing = n_validation, [], framing
-        self.register_buffer("classes", class_targets(model.n_classes, n_cameras, loss.class_blur), persistent=False)
+        self.n_cameras = n_cameras
 
     @torch.no_grad()
     def on_before_batch_transfer(self, batch, dataloader_idx):
@@ -116,7 +116,7 @@ class TrainingModule(lightning.LightningModule):
         images = self.model.reconstruct(torch.cat([encoding.maps[:n], maps]), ideal.shape[2:]).float()
         kl_weight = w.kl * min(1.0, self.global_step / max(w.kl_warmup, 1))
         return {
-            "labels": label_loss(logits, labels, w.labels, self.classes),
+            "labels": label_loss(logits, labels, w.labels, self.n_cameras, w.class_blur),
             "latent_labels": w.latent_labels * label_loss(self.model.latent_heads(z), labels, w.labels),
             "reconstruction": w.reconstruction * image_loss(images[:n], ideal),
             "latent_reconstruction": w.latent_reconstruction * image_loss(images[n:], ideal),
