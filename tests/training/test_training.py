@@ -18,10 +18,14 @@ from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.splits import split_by_encounter
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
+from deepgalaxy.image.observation import image_seeds, light_from_stored, observe_frames
+from deepgalaxy.image.realism import RealismConfig
 from deepgalaxy.models.deepgalaxy import ModelConfig
 from deepgalaxy.models.weights import load_weights, update_metadata
 from deepgalaxy.training.callbacks import Checkpoints
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
+from deepgalaxy.training.heads import Features
+from deepgalaxy.training.module import LossConfig
 
 MODEL = {"backbone": "mobilenetv4_conv_small", "channels": 16, "latent_size": 8, "classifier_width": 16,
          "decoder_width": 16}
@@ -343,7 +347,41 @@ def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
         fit(less, say=lambda line: None)
 
 
+def test_heads_alone_are_trained_on_the_features_of_the_rest(straight, data, tmp_path):
+    """Everything below the last layers stays to the bit, and what they are trained on is what they will see."""
+    config, path, _ = straight
+    alone = config.model_copy(update={
+        "train": "heads", "framing": "whole", "loss": LossConfig(scale_known=1, labels={"time_since_pericentre": 5}),
+        "output": str(tmp_path / "run"), "split_seed": config.seed, "start_from": str(path)})
+    ours, theirs = state(fit(alone, say=lambda line: None)), state(path)
+    moved = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
+    last = {name for name in theirs if name.startswith(("classifier.mix", "classifier.heads"))}
+    assert moved <= last and {name for name in last if "heads" not in name or "time_since" in name} <= moved
+
+    dataset, model = Dataset(data), load_weights(path).model.eval()
+    rows = Features(EncounterImages(dataset, np.arange(len(dataset))), model, "whole", True).__getitems__([5, 2])
+    seen = observe_frames(light_from_stored(torch.from_numpy(dataset.images([5, 2]))),
+                          torch.from_numpy(dataset.labels["pixel_scale"][[5, 2]]), image_seeds(3, 0, [5, 2]), None,
+                          framing="whole")
+    with torch.no_grad():
+        whole = model(seen.frames, seen.scale)[1]
+        for name, logits in model.classifier.heads(model.classifier.mix(rows["features"])).items():
+            torch.testing.assert_close(logits, whole[name], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(rows["time_since_pericentre"], dataset.labels["time"][[5, 2]])
+
+
 # Mistakes
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"start_from": None}, "start_from = None: must be weights"),
+    ({"framing": "content"}, "framing = content: must be whole"),
+    ({"realism": RealismConfig()}, "realism = given: must be null"),
+    ({"loss": LossConfig()}, "loss.scale_known = 0.5: must be 0 or 1")])
+def test_heads_alone_need_pictures_that_stay_the_same(straight, data, tmp_path, change, message):
+    alone = {"train": "heads", "framing": "whole", "loss": LossConfig(scale_known=0), "start_from": str(straight[1])}
+    with pytest.raises(ConfigError, match=f"^train = heads: {message}"):
+        fit(recipe(data, tmp_path / "out").model_copy(update={**alone, **change}))
 
 
 def test_start_from_another_architecture_is_one_line(straight, data, tmp_path):

@@ -44,6 +44,9 @@ class TrainConfig(Config):
     split_seed: int | None = Field(None, ge=0, description="of the choice of held-out encounters; as seed without it")
     start_from: str | None = Field(None, description="weights to start from: a file, relative to the recipe's folder, "
                                    "or 'shipped'; without it, from nothing")
+    train: Literal["all", "heads"] = Field("all", description="every weight; or the classifier's last layers alone, on "
+                                           "features that are computed once, for pictures that are always the same "
+                                           "(framing: whole, realism: null, scale_known: 0 or 1)")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
@@ -97,6 +100,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     from ..data.joined import open_data
     from ..models.weights import save_weights
     from .callbacks import Checkpoints, Throughput
+    from .heads import Features, freeze
     from .module import TrainingModule
 
     # Chatter about things that are as they should be here.
@@ -109,6 +113,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     rank, n_workers = world()
     if config.batch_size % n_workers:
         raise ConfigError(f"batch_size = {config.batch_size}: must be a multiple of the {n_workers} workers")
+    if config.train == "heads":
+        _check_heads(config)
     start = None if config.start_from is None else _start(config)
     if start is not None and "model" not in config.model_fields_set:
         config = config.model_copy(update={"model": start.model.config})
@@ -170,6 +176,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if trained_on & set(held_out) and config.split == "encounters":
         raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
                           "give the split_seed and validation_share of its recipe")
+    if config.train == "heads":
+        freeze(module.model)
+        training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic)
     cuda = torch.cuda.is_available()
     strategy = "auto"
     if n_workers > 1:
@@ -214,6 +223,17 @@ def split(config: TrainConfig, dataset) -> tuple[tuple, tuple]:
         return (everything, everything), split_random(len(dataset), shares, seed)
     groups = split_by_encounter(dataset.families, shares, seed)
     return groups, tuple(np.flatnonzero(np.isin(dataset.group, part)) for part in groups)
+
+
+def _check_heads(config: TrainConfig) -> None:
+    """Features can be kept only where a picture is the same in every pass."""
+    for key, value, right, allowed in (
+            ("start_from", config.start_from, config.start_from is not None, "weights, whose features are used"),
+            ("framing", config.framing, config.framing == "whole", "whole"),
+            ("realism", "given", config.realism is None, "null"),
+            ("loss.scale_known", config.loss.scale_known, config.loss.scale_known in (0, 1), "0 or 1")):
+        if not right:
+            raise ConfigError(f"train = heads: {key} = {value}: must be {allowed}; or choose train: all")
 
 
 def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:

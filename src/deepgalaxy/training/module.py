@@ -37,6 +37,7 @@ class LossConfig(Config):
     scale_known: float = Field(0.5, ge=0, le=1, description="share of images whose scale is told")
     class_blur: float = Field(1.0, ge=0, description="standard deviation of the targets of the classes of time and "
                               "camera, in snapshots; 0 aims at one class alone")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of what the classifier's last layers see")
     realistic: float = Field(0.75, ge=0, le=1, description="share of images with observational realism")
 
     @field_validator("labels")
@@ -69,6 +70,9 @@ class TrainingModule(lightning.LightningModule):
         super().__init__()
         self.model = DeepGalaxy(model)
         self.model.to(memory_format=self.model.encoder.memory_format)
+        for layer in self.model.classifier.mix:
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = loss.dropout
         self.averaged = AveragedModel(self.model, multi_avg_fn=_moving_average(optimiser.ema), use_buffers=True)
         self.averaged.requires_grad_(False)
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
@@ -80,6 +84,9 @@ class TrainingModule(lightning.LightningModule):
     def on_before_batch_transfer(self, batch, dataloader_idx):
         """Observe and frame the images, on the CPU; what goes on to the device are frames and labels."""
         training = self.trainer.training
+        if "features" in batch:
+            torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
+            return {"features": batch.pop("features"), "labels": batch}
         light = light_from_stored(batch.pop("image"), self.logarithmic)
         pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
         if training:
@@ -100,11 +107,16 @@ class TrainingModule(lightning.LightningModule):
         return {"frames": seen.frames, "scale": scale, "ideal": seen.ideal, "labels": batch}
 
     def training_step(self, batch, _):
-        parts = self.losses(**batch)
+        parts = self.head_losses(**batch) if "features" in batch else self.losses(**batch)
         total = sum(parts.values())
         self.log_dict({"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}},
-                      on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["frames"]))
+                      on_step=False, on_epoch=True, sync_dist=True, batch_size=len(next(iter(batch.values()))))
         return total
+
+    def head_losses(self, features, labels) -> dict[str, torch.Tensor]:
+        """The loss where only the classifier's last layers are trained; for features see `heads.Features`."""
+        logits = self.model.classifier.heads(self.model.classifier.mix(features))
+        return {"labels": label_loss(logits, labels, self.loss.labels, self.n_cameras, self.loss.class_blur)}
 
     def losses(self, frames, scale, ideal, labels) -> dict[str, torch.Tensor]:
         """The weighted parts of the loss; the first K frames are reconstructed towards ideal (K, 1, H, W)."""

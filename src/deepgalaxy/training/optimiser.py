@@ -35,8 +35,9 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig, total_steps: int):
     Muon: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; its step in units of AdamW's: Liu et al.
     (2025), arXiv 2502.16982.
     """
-    matrices = {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay}
-    rest = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay}
+    rest = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
     if config.algorithm == "muon":
         # After as many images the loss is that of AdamW after twice as many, for a fifth more time per step.
         optimiser = _muon()([matrices, {**rest, "use_fallback": True}], lr=config.learning_rate, nesterov=True,
