@@ -212,7 +212,8 @@ def test_calibrated_on_other_images_a_library_keeps_its_own(chain, run, tiny_dat
     before, after = Library(model), Library(tmp_path)
     np.testing.assert_array_equal(after.arrays["z"], before.arrays["z"])
     assert after.encounters == before.encounters and after.model_sha256 != before.model_sha256
-    assert not np.array_equal(after.arrays["unseen_distances"], before.arrays["unseen_distances"])
+    for name in ("unseen_distances", "metric", "local_distance"):
+        assert not np.array_equal(after.arrays[name], before.arrays[name]), name
     assert run("search", png, "--model", tmp_path / "model.safetensors").status == 0
 
     done = run("index", "--model", tmp_path / "model.safetensors", "--references", model, "--data", tiny_dataset,

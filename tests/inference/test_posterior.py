@@ -215,3 +215,24 @@ def test_joint_samples_follow_a_model_whose_time_is_the_scale():
     together = spearmanr(samples["time_since_pericentre"], samples["kpc_per_pixel"]).statistic
     assert together > 0.95
     assert abs(spearmanr(samples["mass_ratio"], samples["kpc_per_pixel"]).statistic) < 0.1
+
+
+def test_joint_samples_of_labels_whose_errors_go_together_do_so():
+    """The rank correlation of a Gaussian copula is 6/pi asin(r/2); each label's own distribution stays."""
+    class Model:
+        @staticmethod
+        def classify(maps, scale):
+            return {label.name: torch.zeros(len(maps), label.n_bins) for label in LABELS}
+
+    p = {label.name: some_distributions(label, 1) for label in LABELS}
+    correlation = np.eye(len(LABELS))
+    correlation[1, 2] = correlation[2, 1] = 0.7
+    samples = joint_samples(Model(), torch.zeros(1, 1, 1, 1), torch.tensor([0.2]), p, {}, 100.0, n=8000,
+                            correlation=correlation.tolist())
+    names = [label.name for label in LABELS]
+    together = spearmanr(samples[names[1]], samples[names[2]]).statistic
+    assert together == pytest.approx(6 / np.pi * np.arcsin(0.35), abs=0.02)
+    assert abs(spearmanr(samples[names[0]], samples[names[1]]).statistic) < 0.04
+    for label in LABELS[:3]:
+        for q in (0.16, 0.5, 0.84):
+            assert np.mean(samples[label.name] <= quantile(label, p[label.name], q)[0]) == pytest.approx(q, abs=0.01)

@@ -10,11 +10,11 @@ import torch
 from ..data.reader import Dataset
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..labels import HEADS
+from ..labels import HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy
 from .posterior import UNTOLD, coverage_level, distributions, views_of
 
-__all__ = ["predict_dataset", "fit_temperatures", "light_of"]
+__all__ = ["predict_dataset", "fit_temperatures", "fit_correlation", "light_of"]
 
 _LEVELS = (0.5, 0.68, 0.9, 0.95)
 
@@ -67,6 +67,28 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
         found = np.mean(np.abs(np.concatenate(u)[:, None] - 0.5) < np.array(_LEVELS) / 2, axis=0)
         misses.setdefault(name, {})[t] = float(np.mean((found - _LEVELS) ** 2))
     return {name: float(min(of, key=of.get)) for name, of in misses.items()}
+
+
+def fit_correlation(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
+                    temperatures: dict[str, float], n_views: int = 4, framing: str = "content",
+                    ) -> list[list[float]] | None:
+    """Correlation (L, L) of the labels' errors where the scale is told, in the order of LABELS.
+
+    An error is where in its posterior the truth lies, as a normal score. None if fewer than 100 images have all labels.
+    """
+    from scipy.special import ndtri
+
+    probability, _, _ = predict_dataset(model, dataset, indices, realism, True, temperatures, n_views, 97,
+                                        framing=framing)
+    truths = [dataset.labels[label.column][indices] for label in LABELS]
+    known = np.isfinite(truths).all(axis=0)
+    if known.sum() < 100:
+        return None
+    scores = np.stack([ndtri(np.clip(coverage_level(label, probability[label.name][known], truth[known]), 0.005, 0.995))
+                       for label, truth in zip(LABELS, truths, strict=True)])
+    # A label that never errs, or of which all errors are one, has no correlation.
+    scores = scores + 1e-3 * np.random.default_rng(0).standard_normal(scores.shape)
+    return np.corrcoef(scores).round(4).tolist()
 
 
 def light_of(dataset, index) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ..models.weights import Weights, framing_of
 from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
 from .honesty import auroc, rank_test, tarp
-from .posterior import coverage_level, quantile
+from .posterior import at_ranks, coverage_level, levels_together, quantile
 from .robustness import robustness
 
 __all__ = ["chosen_images", "evaluate_unseen", "label_figures", "reconstruction"]
@@ -69,7 +69,8 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
                                      seed=seed + 5, on_batch=on_batch, framing=framing_of(weights))
         if name == "clean":
             latents = z
-        result[name], samples[name] = _figures(dataset, indices, p, inside, None if scale_known else side)
+        result[name], samples[name] = _figures(dataset, indices, p, inside, None if scale_known else side,
+                                               weights.metadata.get("correlation"))
         everything[name] = label_figures(dataset, indices, p)
         if name == "realism":
             result["by"] = _breakdown(dataset, indices, p, _signal_to_noise(realism, indices, seed + 5))
@@ -109,11 +110,15 @@ def label_figures(dataset: Dataset, indices: np.ndarray, probability: dict[str, 
     return _figures(dataset, indices, probability, np.ones(len(indices), bool))[0]
 
 
-def _figures(dataset, indices, probability, chosen, side=None):
-    """Figures of the chosen (N,) of the images, and what they were made of; with side (N,) kpc, those of it too."""
+def _figures(dataset, indices, probability, chosen, side=None, correlation=None):
+    """Figures of the chosen (N,) of the images, and what they were made of; with side (N,) kpc, those of it too.
+
+    correlation : (L, L) of the labels' errors, for the joint posterior.
+    """
     figures, samples, scaled, drawn = {}, {}, [], []
     indices = indices[chosen]
-    rng, group = np.random.default_rng(0), dataset.group[indices]
+    group = dataset.group[indices]
+    levels = iter(np.moveaxis(levels_together(np.random.default_rng(0), (100, len(indices)), correlation), 2, 0))
     for label in HEADS if side is not None else LABELS:
         truth = dataset.labels[label.column][indices] if label.column else side[chosen]
         p = probability[label.name][chosen]
@@ -130,9 +135,7 @@ def _figures(dataset, indices, probability, chosen, side=None):
         samples[label.name] = {"truth": truth, "p16": p16, "p50": p50, "p84": p84, "pit": pit}
         if label in LABELS:
             scaled.append(label.position(truth) / label.n_bins)
-            level = rng.random((100, len(p), 1)) * p.sum(axis=1)[None, :, None]
-            bins = (np.cumsum(p, axis=1)[None] < level).sum(axis=2)
-            drawn.append((np.minimum(bins, label.n_bins - 1) + rng.random(bins.shape)) / label.n_bins)
+            drawn.append(_positions(p, next(levels)))
     figures["joint"] = {"tarp": tarp(np.stack(drawn, axis=2), np.stack(scaled, axis=1))}
     stage = dataset.labels["stage"][indices]
     known = stage != NO_STAGE
@@ -141,6 +144,12 @@ def _figures(dataset, indices, probability, chosen, side=None):
         figures["stage"] = {"accuracy": float((best == stage[known]).mean()), "confusion": np.histogram2d(
             stage[known], best, bins=(np.arange(len(STAGES) + 1) - 0.5,) * 2)[0].astype(int).tolist()}
     return figures, samples
+
+
+def _positions(p: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Where in 0..1 of a label's range binned distributions p (N, n_bins) reach levels (S, N)."""
+    edges = np.linspace(0, 1, p.shape[1] + 1)
+    return np.stack([at_ranks(edges, row, u) for row, u in zip(p, level.T, strict=True)], axis=1)
 
 
 def _robustness(weights, dataset, indices, realism, temperatures, n_views, seed) -> dict:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 from ..models.deepgalaxy import DeepGalaxy, Encoding
 
-__all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "joint_samples", "at_ranks", "ranks",
-           "summarise"]
+__all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "levels_together", "joint_samples",
+           "at_ranks", "ranks", "summarise"]
 
 
 #: After a label's name: its temperature where nobody tells the scale.
@@ -96,14 +96,28 @@ def coverage_level(label: Label, probability: np.ndarray, truth: np.ndarray) -> 
     return np.array([np.interp(x, np.arange(label.n_bins + 1), row) for x, row in zip(position, cdf, strict=True)])
 
 
+def levels_together(rng: np.random.Generator, shape: tuple[int, ...], correlation=None) -> np.ndarray:
+    """Cumulative probabilities (*shape, L) at which the labels are drawn, uniform each: a Gaussian copula.
+
+    correlation : (L, L) of the labels' errors, in the order of LABELS; without it, they are independent.
+    """
+    if correlation is None:
+        return rng.random((*shape, len(LABELS)))
+    from scipy.special import ndtr
+
+    return ndtr(rng.multivariate_normal(np.zeros(len(LABELS)), np.asarray(correlation, float), shape))
+
+
 def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, probability: dict[str, np.ndarray],
-                  temperatures: dict[str, float], side_pixels: float, n: int = 1024) -> dict[str, np.ndarray]:
+                  temperatures: dict[str, float], side_pixels: float, n: int = 1024, correlation=None,
+                  ) -> dict[str, np.ndarray]:
     """Draws of all labels together, of one picture.
 
     Where no scale is told, a time goes with a scale: a larger pair is a later or an earlier one. Scales are drawn
     from what the picture suggests, the other labels from what the model says at that scale; then each label's
-    draws are moved onto its own calibrated posterior, rank by rank (a copula). At one scale labels are taken as
-    independent. Views come with their mirror image: 0..180 degrees, 90 is edge-on.
+    draws are moved onto its own calibrated posterior, rank by rank (a copula). At one scale the labels go together as
+    their errors did on held-out encounters: who takes the secondary for too heavy takes it for too large. Views come
+    with their mirror image: 0..180 degrees, 90 is edge-on.
 
     Parameters
     ----------
@@ -111,6 +125,7 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
     scale : (1,) log10(frame side / 100 kpc), NaN where unknown.
     probability : the posteriors, from `distributions`, of one picture.
     side_pixels : of the frame, in pixels of the picture.
+    correlation : (L, L) of the labels' errors at a known scale, from calibration; without it, none.
 
     Returns
     -------
@@ -124,12 +139,12 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
     else:
         scales, stratum = scale, np.zeros(n, int)
         side = 100 * 10 ** scale.numpy()
-    samples = {}
+    samples, levels = {}, levels_together(rng, (n,), correlation)
     logits = [model.classify(maps, one.expand(len(maps))) for one in scales]
-    for label in LABELS:
+    for label, u in zip(LABELS, levels.T, strict=True):
         t = temperature(temperatures, label.name, scales[:1])
         at_scale = np.stack([torch.softmax(one[label.name].float() / t, dim=1).mean(dim=0).numpy() for one in logits])
-        u, drawn = rng.random(n), np.empty(n)
+        drawn = np.empty(n)
         for k in range(len(at_scale)):
             drawn[stratum == k] = at_ranks(label.edges, at_scale[k], u[stratum == k], label.log)
         samples[label.name] = quantile(label, probability[label.name], ranks(drawn))[0]

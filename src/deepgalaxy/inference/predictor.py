@@ -104,6 +104,7 @@ class Predictor:
             raise ConfigError(f"n_views = {n_views}: must be in 1..8")
         self.weights, self.library, self.n_views = weights, library, n_views
         self._temperatures = weights.metadata.get("temperatures", {})
+        self._correlation = weights.metadata.get("correlation")
         self._frames = FRAMINGS[framing_of(weights)]
 
     def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
@@ -149,7 +150,8 @@ class Predictor:
             estimate = dict(zip(QUANTILES, map(float, side / side_pixels), strict=True))
         maps = torch.cat([encoding.maps for encoding in encodings])
         with torch.inference_mode():
-            samples = joint_samples(model, maps[:1], log_scale, probability, self._temperatures, side_pixels)
+            samples = joint_samples(model, maps[:1], log_scale, probability, self._temperatures, side_pixels,
+                                    correlation=self._correlation)
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
             features = model.unscaled_features(maps).numpy()
         flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)

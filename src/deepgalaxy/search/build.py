@@ -12,7 +12,7 @@ from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
-from ..inference.calibration import fit_temperatures, light_of
+from ..inference.calibration import fit_correlation, fit_temperatures, light_of
 from ..models.weights import Weights, framing_of, load_weights, update_metadata
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, rewrite_library, write_library
@@ -34,7 +34,7 @@ def _spread(indices: np.ndarray, n: int) -> np.ndarray:
 
 def calibrate(model: str | Path, data, n_images: int = 2048, output: str | Path | None = None,
               ) -> dict[str, float]:
-    """Find the temperatures on the held-out encounters of the training data, and store them with the weights.
+    """Find temperatures and the correlation of errors on encounters held out of training; store them with the weights.
 
     data : path of the data set, or several.
     output : the calibrated weights; without it, `model` itself is changed.
@@ -43,11 +43,11 @@ def calibrate(model: str | Path, data, n_images: int = 2048, output: str | Path 
     held = np.flatnonzero(_held_out(weights, dataset))
     if len(held) == 0:
         held = np.flatnonzero(dataset.is_encounter)
-    realism = weights.metadata["training"].get("realism")
-    temperatures = fit_temperatures(weights.model, dataset, np.random.default_rng(1).permutation(held)[:n_images],
-                                    RealismConfig.parse(realism, "realism") if realism else None,
-                                    framing=framing_of(weights))
-    update_metadata(model, output, temperatures=temperatures)
+    held = np.random.default_rng(1).permutation(held)
+    realism, framing = _realism_of(weights), framing_of(weights)
+    temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, framing=framing)
+    correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, framing=framing)
+    update_metadata(model, output, temperatures=temperatures, correlation=correlation)
     return temperatures
 
 
@@ -73,8 +73,7 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     z = np.concatenate(z)
     unseen = _held_out(weights, dataset)
     held = _spread(np.flatnonzero(unseen), 1024)
-    realism = weights.metadata["training"].get("realism")
-    realism = RealismConfig.parse(realism, "realism") if realism else None
+    realism = _realism_of(weights)
     observed, features = _encodings(weights, dataset, held, realism)
     metric = None
     if len(held) and realism is not None:
@@ -93,14 +92,23 @@ def keep_library(model: str | Path, library: Library, data, path: str | Path) ->
     """Write the library anew for the same weights calibrated on other images; returns how many it holds.
 
     Its reference images stay, and what is usual, which is what training showed; how far from that an unseen image of
-    an encounter may be is learnt from the data set.
+    an encounter may be, and what observation does to z, is learnt from the data set.
     """
     weights, dataset = load_weights(model), open_data(data)
-    realism = weights.metadata["training"].get("realism")
-    features = _encodings(weights, dataset, _spread(np.flatnonzero(dataset.is_encounter), 1024),
-                          RealismConfig.parse(realism, "realism") if realism else None)[1]
-    rewrite_library(library, path, unseen_features=features, model_sha256=weights.sha256)
+    images, realism = _spread(np.flatnonzero(dataset.is_encounter), 1024), _realism_of(weights)
+    observed, features = _encodings(weights, dataset, images, realism)
+    metric = None
+    if realism is not None:
+        changes = observed - _encodings(weights, dataset, images, None)[0]
+        metric = LatentIndex.by_observation(library.arrays["z"], changes)
+    rewrite_library(library, path, unseen_features=features, model_sha256=weights.sha256, metric=metric)
     return len(library)
+
+
+def _realism_of(weights: Weights) -> RealismConfig | None:
+    """What its training did to images."""
+    realism = weights.metadata["training"].get("realism")
+    return RealismConfig.parse(realism, "realism") if realism else None
 
 
 def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None) -> tuple[np.ndarray, np.ndarray]:

@@ -66,9 +66,6 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     path = Path(path)
     z = np.asarray(z, np.float16)
     metric = LatentIndex.by_spread(z) if metric is None else np.asarray(metric, np.float32)
-    index = LatentIndex(z, metric)
-    # How dense the library is around each image: a hub in a dense region is no better match for it.
-    local = index.search(z, 11)[0][:, 1:].mean(axis=1)
     usual, feature_metric = whitening(usual_features)
     unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
         unseen_features) else np.zeros(0)
@@ -77,7 +74,7 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     arrays = {
         "z": z, "metric": metric, "encounter": np.asarray(encounter, np.int32),
         "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
-        "local_distance": local.astype(np.float32), "usual_features": usual, "feature_metric": feature_metric,
+        "local_distance": _local_distances(z, metric), "usual_features": usual, "feature_metric": feature_metric,
         "unseen_distances": unseen.astype(np.float32),
         "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
@@ -87,16 +84,24 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     _write(path, arrays, encounters, model_sha256, config)
 
 
-def rewrite_library(library: Library, path: str | Path, *, unseen_features, model_sha256: str) -> None:
+def _local_distances(z: np.ndarray, metric: np.ndarray) -> np.ndarray:
+    """How dense the library is around each image (N,): a hub in a dense region is no better match for it."""
+    return LatentIndex(z, metric).search(z, 11)[0][:, 1:].mean(axis=1).astype(np.float32)
+
+
+def rewrite_library(library: Library, path: str | Path, *, unseen_features, model_sha256: str, metric=None) -> None:
     """Write a library anew with the same images, for the same weights calibrated on other images.
 
     Parameters
     ----------
     unseen_features, model_sha256 : as in `write_library`.
+    metric : (D, D), another one for the distances; without it, they stay.
     """
-    unseen = np.sort(library.strangeness(unseen_features)).astype(np.float32)
-    _write(Path(path), {**library.arrays, "unseen_distances": unseen}, library.encounters, model_sha256,
-           library.config)
+    arrays = {**library.arrays, "unseen_distances": np.sort(library.strangeness(unseen_features)).astype(np.float32)}
+    if metric is not None:
+        metric = np.asarray(metric, np.float32)
+        arrays |= {"metric": metric, "local_distance": _local_distances(arrays["z"], metric)}
+    _write(Path(path), arrays, library.encounters, model_sha256, library.config)
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], encounters: list[str], model_sha256: str, config: str) -> None:
