@@ -51,7 +51,7 @@ ranks of the truths are uniform, with one image of each encounter at a time.
 
 All times, {all_t0:.0f}..{all_t1:.0f} Myr ({all_images:,} images): median error of the time {all_clean:.0f} Myr clean,
 {all_realism:.0f} Myr with realism. TARP of the four labels together: {tarp_clean:.3f} clean, {tarp_realism:.3f} with
-realism. Right stage with realism: {stage:.0f} %.
+realism (errors of mass and size ratio go together, r = {correlation:.2f}). Right stage with realism: {stage:.0f} %.
 
 Familiarity tells {kinds} from unseen encounters with realism with an AUROC of {auroc:.3f}. The stage tells single
 galaxies from mergers with an AUROC of {single:.3f}, chance pairs with {chance:.3f}.
@@ -110,13 +110,15 @@ def main(path: str) -> None:
         all_clean=everything["clean"]["time_since_pericentre"]["median_abs_error"],
         all_realism=everything["realism"]["time_since_pericentre"]["median_abs_error"],
         tarp_clean=e["clean"]["joint"]["tarp"], tarp_realism=e["realism"]["joint"]["tarp"],
+        correlation=weights.metadata["correlation"][1][2],
         stage=100 * e["realism"]["stage"]["accuracy"], auroc=familiar["auroc"], kinds=", ".join(
             f"{kind} ({value:.2f})" for kind, value in familiar["by_kind"].items()),
         single=familiar["auroc_single"], chance=familiar["auroc_chance"], robust=robust,
         breakdown="\n".join(breakdown),
         name=weights.name, version=weights.version, sha256=weights.sha256, n_library=len(library),
         n_encounters=len(set(library.encounter.tolist())),
-        n_trained=sum("-" not in name for name in weights.metadata["training_encounters"]), backbone=m.backbone, stride=m.stride,
+        n_trained=sum("-" not in name for name in weights.metadata["training_encounters"]),
+        backbone=m.backbone, stride=m.stride,
         channels=m.channels, latent=m.latent_size, epochs=t["epochs"], images_per_epoch=t["images_per_epoch"],
         batch_size=t["batch_size"], algorithm=ALGORITHMS[t["optimiser"].get("algorithm", "adamw")],
         realistic=100 * t["loss"]["realistic"], test_encounters=e["n_encounters"],
