@@ -13,7 +13,7 @@ import torch
 from .preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch
 from .realism import RealismConfig, add_detail, draw, observe
 
-__all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds"]
+__all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds", "told_or_asked"]
 
 
 @dataclass
@@ -39,6 +39,15 @@ def image_seeds(seed: int, epoch: int, indices) -> np.ndarray:
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     return (x ^ (x >> np.uint64(31))) >> np.uint64(2)
+
+
+def told_or_asked(scale: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model is told, and what it is asked for where it is not: scale (B,) and side of the frame (B,) in kpc.
+
+    scale : (B,) log10(frame side / 100 kpc).
+    told : (B,) or (), bool.
+    """
+    return torch.where(told, scale, torch.nan), torch.where(told, torch.nan, 100 * 10**scale)
 
 
 @torch.no_grad()

@@ -75,9 +75,7 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     held = _spread(np.flatnonzero(unseen), 1024)
     realism = _realism_of(weights)
     observed, features = _encodings(weights, dataset, held, realism)
-    metric = None
-    if len(held) and realism is not None:
-        metric = LatentIndex.by_observation(z, observed - _encodings(weights, dataset, held, None)[0])
+    metric = _metric(weights, dataset, held, z, observed, realism)
     # Single galaxies and chance pairs count as familiar.
     _, usual = _encodings(weights, dataset, _spread(np.arange(len(dataset)), 3072), realism)
     write_library(path, z=z, labels={k: v[chosen] for k, v in dataset.labels.items()},
@@ -97,12 +95,16 @@ def keep_library(model: str | Path, library: Library, data, path: str | Path) ->
     weights, dataset = load_weights(model), open_data(data)
     images, realism = _spread(np.flatnonzero(dataset.is_encounter), 1024), _realism_of(weights)
     observed, features = _encodings(weights, dataset, images, realism)
-    metric = None
-    if realism is not None:
-        changes = observed - _encodings(weights, dataset, images, None)[0]
-        metric = LatentIndex.by_observation(library.arrays["z"], changes)
+    metric = _metric(weights, dataset, images, library.arrays["z"], observed, realism)
     rewrite_library(library, path, unseen_features=features, model_sha256=weights.sha256, metric=metric)
     return len(library)
+
+
+def _metric(weights: Weights, dataset, indices, z, observed, realism: RealismConfig | None) -> np.ndarray | None:
+    """The metric (D, D) for z (N, D) by what observation did to these images; None if it did nothing."""
+    if realism is None or not len(indices):
+        return None
+    return LatentIndex.by_observation(z, observed - _encodings(weights, dataset, indices, None)[0])
 
 
 def _realism_of(weights: Weights) -> RealismConfig | None:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
 from ..data.datamodule import EncounterImages
-from ..image.observation import image_seeds, light_from_stored, observe_frames
+from ..image.observation import image_seeds, light_from_stored, observe_frames, told_or_asked
 from ..labels import FRAME_SIDE
 from ..models.deepgalaxy import DeepGalaxy
 
@@ -37,10 +37,7 @@ class Features(TorchDataset):
             light = light_from_stored(batch.pop("image"), logarithmic)
             pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
             seen = observe_frames(light, pixel_scale, image_seeds(0, 0, index), None, framing=framing)
-            scale, side = seen.scale, 100 * 10**seen.scale
-            nothing = torch.full_like(scale, torch.nan)
-            # Whoever is not told the scale is asked for it.
-            scale, batch[FRAME_SIDE.name] = (scale, nothing) if scale_known else (nothing, side)
+            scale, batch[FRAME_SIDE.name] = told_or_asked(seen.scale, torch.tensor(scale_known))
             with torch.no_grad():
                 batch["features"] = model.classifier.features(model.encoder(seen.frames), scale)
             parts.append(batch)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from torch.optim.swa_utils import AveragedModel
 
 from ..config import Config
-from ..image.observation import image_seeds, light_from_stored, observe_frames
+from ..image.observation import image_seeds, light_from_stored, observe_frames, told_or_asked
 from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
@@ -84,22 +84,20 @@ class TrainingModule(lightning.LightningModule):
     def on_before_batch_transfer(self, batch, dataloader_idx):
         """Observe and frame the images, on the CPU; what goes on to the device are frames and labels."""
         training = self.trainer.training
-        if "features" in batch:
+        if training:
+            # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
             torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
+        if "features" in batch:
             return {"features": batch.pop("features"), "labels": batch}
         light = light_from_stored(batch.pop("image"), self.logarithmic)
         pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
         if training:
-            # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
-            torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
             n_decoded = max(1, int(self.loss.decoded_share * len(light)))
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed, self.current_epoch, index), self.realism,
                                   self.loss.realistic, jitter=self.framing == "content", n_ideal=n_decoded,
                                   framing=self.framing)
             told = torch.rand(len(light)) < self.loss.scale_known
-            scale = torch.where(told, seen.scale, torch.nan)
-            # Whoever is not told the scale is asked for it.
-            batch[FRAME_SIDE.name] = torch.where(told, torch.nan, 100 * 10**seen.scale)
+            scale, batch[FRAME_SIDE.name] = told_or_asked(seen.scale, told)
         else:
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed + 1, 0, index),
                                   self.realism if dataloader_idx else None, framing=self.framing)
