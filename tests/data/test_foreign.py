@@ -163,6 +163,45 @@ def test_same_stars_come_from_every_convention(write, tmp_path):
     assert_is_pair(read_stars(write(tmp_path / "s.hdf5", {2: (x, m)})), x, m)
 
 
+def in_files(folder, write, parts, n=3, **header):
+    """A snapshot in n files, each with every n-th of the particles of {type: (kpc, Msun)}; the first is answered."""
+    files = []
+    for i in range(n):
+        share = {k: (x[i::n], m[i::n]) for k, (x, m) in parts.items() if len(x[i::n])}
+        files.append(write(folder / f"snap_012.{i}.hdf5", share, **header))
+        with h5py.File(files[-1], "r+") as f:
+            f["Header"].attrs.update({"NumFilesPerSnapshot": n, "NumPart_Total": counts(parts)[:6]})
+    return files
+
+
+@pytest.mark.parametrize("write, star", [(gadget, 2), (arepo, 4), (swift, 4)])
+def test_snapshot_in_several_files_is_read_whole_whichever_is_named(tmp_path, write, star):
+    x, m = pair()
+    (tmp_path / "one").mkdir()
+    whole = read_stars(write(tmp_path / "one" / "s.hdf5", {star: (x, m)}))
+    files = in_files(tmp_path, write, {star: (x, m)})
+    for file in files:
+        stars = read_stars(file)
+        for got, expected in ((stars.positions, whole.positions), (stars.masses[:, None], whole.masses[:, None])):
+            np.testing.assert_array_equal(got[np.lexsort(stars.positions.T)],
+                                          expected[np.lexsort(whole.positions.T)])
+
+
+def test_some_files_of_a_snapshot_may_hold_no_stars(tmp_path):
+    x, m = pair()
+    files = in_files(tmp_path, gadget, {2: (x[:2], m[:2] * 300), 1: (x, m)})
+    assert len(read_stars(files[2]).masses) == 2  # the third has dark matter alone
+
+
+def test_files_of_a_snapshot_that_do_not_belong_together_are_one_line(tmp_path):
+    files = in_files(tmp_path, gadget, {2: pair()})
+    with h5py.File(files[1], "r+") as f:
+        f["Header"].attrs["Time"] = 0.7
+    refused(lambda: read_stars(files[0]), r"snap_012\.1\.hdf5: is of another snapshot")
+    files[1].unlink()
+    refused(lambda: read_stars(files[2]), r"snap_012\.1\.hdf5: no such")
+
+
 def test_masses_may_come_from_the_table_of_the_header(tmp_path):
     x, _ = pair()
     stars = read_stars(gadget(tmp_path / "s.hdf5", {2: (x, None), 3: (x[:100], None)}, h=0.7,
@@ -341,8 +380,8 @@ def break_snapshot(file, how):
     ("masses", "PartType2 has no 'Masses'.*MassTable"), ("masses as text", "numbers"), ("nan", "1 particles are not"),
     ("infinite mass", "'Masses' of 1"), ("negative mass", "negative"), ("coordinates", "no 'Coordinates'"),
     ("count", "header says 601.*not whole"), ("shape", r"must have shape \(600,\)"),
-    ("many files", "one of 8 files.*join"), ("unit", "UnitLength_in_cm.*one number"), ("unit nan", "UnitMass_in_g"),
-    ("wrong unit", "no pair of galaxies.*units"), ("header", "no group 'Header'"),
+    ("many files", "one of 8 files.*NAME.0.hdf5"), ("unit", "UnitLength_in_cm.*one number"),
+    ("unit nan", "UnitMass_in_g"), ("wrong unit", "no pair of galaxies.*units"), ("header", "no group 'Header'"),
     ("no stars", "holds no stars.*star_types")])
 def test_unsound_snapshot_is_one_line_that_says_why(tmp_path, how, words):
     file = gadget(tmp_path / "s.hdf5", {2: pair()})

@@ -5,6 +5,7 @@ A snapshot is a stranger's file: it is looked at as data sets are (data/schema.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ _SMOOTHING = ("SmoothingLengths", "SmoothingLength", "StellarHsml", "SubfindHsml
 #: A pair of galaxies is within these, or its units are wrong: Msun of all stars, kpc that hold half of them.
 _MASS_RANGE = (1e5, 1e14)
 _RADIUS_RANGE = (0.01, 3000.0)
+#: Files of one snapshot.
+_MAX_FILES = 4096
 
 
 @dataclass
@@ -50,27 +53,29 @@ class Stars:
 
 def read_stars(path: str | Path, types: Sequence[int] | None = None,
                units: tuple[float, float] | None = None) -> Stars:
-    """The stars of a snapshot in one HDF5 file.
+    """The stars of a snapshot, in one HDF5 file or in several.
 
     Parameters
     ----------
+    path : of the file; of one of them, NAME.0.hdf5, where there are several: the others lie beside it.
     types : which particles are stars; without it 2, 3 and 4, of SWIFT only 4.
     units : kpc and Msun of the file's units, physical; without it, as the file says.
 
     Raises
     ------
     DatasetError
-        If the file is missing, cut or damaged, holds no stars, or leaves masses or units open.
+        If a file is missing, cut, damaged or of another snapshot, holds no stars, or leaves masses or units open.
     """
     source = one_line(path)
-    try:
-        file = open_file(path)
-    except DatasetError as error:
-        raise DatasetError(str(error).replace("a data set", "a snapshot")) from None
-    with file, guard(source):  # members guard themselves; attributes and values are read here
-        snapshot = _Snapshot(file, source, units)
-        parts = [snapshot.stars(k) for k in types or _STAR_TYPES[snapshot.code]]
-    parts = [part for part in parts if part is not None and len(part.masses)]
+    snapshot, parts = _read_file(path, types, units)
+    total = snapshot.total
+    for other in _files_beside(Path(path), snapshot.n_files):
+        beside, more = _read_file(other, types, units)
+        if (beside.n_files, beside.time, beside.total) != (snapshot.n_files, snapshot.time, total):
+            raise DatasetError(f"{beside.source}: is of another snapshot than {source} (another Time, NumPart_Total or "
+                               "NumFilesPerSnapshot in its header); fetch them again")
+        parts += more
+    parts = [part for part in parts if len(part.masses)]
     if not parts:
         looked = ", ".join(f"PartType{k}" for k in types or _STAR_TYPES[snapshot.code])
         raise DatasetError(f"{source}: holds no stars ({looked}); choose others with star_types in labels.yaml")
@@ -81,6 +86,30 @@ def read_stars(path: str | Path, types: Sequence[int] | None = None,
                   smoothing)
     _refuse_nonsense(stars, source)
     return stars
+
+
+def _read_file(path: str | Path, types, units) -> tuple[_Snapshot, list[Stars]]:
+    """One file: what its header says, and its stars of each type that it has."""
+    source = one_line(path)
+    try:
+        file = open_file(path)
+    except DatasetError as error:
+        raise DatasetError(str(error).replace("a data set", "a snapshot")) from None
+    with file, guard(source):  # members guard themselves; attributes and values are read here
+        snapshot = _Snapshot(file, source, units)
+        parts = [snapshot.stars(k) for k in types or _STAR_TYPES[snapshot.code]]
+    return snapshot, [part for part in parts if part is not None]
+
+
+def _files_beside(path: Path, n_files: int) -> list[Path]:
+    """The other files of a snapshot that is written as NAME.0.hdf5, NAME.1.hdf5 and so on."""
+    if n_files == 1:
+        return []
+    name = re.fullmatch(r"(.+\.)(\d+)(\.[^.]+)", path.name)
+    if name is None or int(name[2]) >= n_files:
+        raise DatasetError(f"{one_line(path)}: is one of {n_files} files of its snapshot; they must be named "
+                           f"NAME.0.hdf5 to NAME.{n_files - 1}.hdf5 and lie beside each other")
+    return [path.with_name(f"{name[1]}{i}{name[3]}") for i in range(n_files) if i != int(name[2])]
 
 
 class _Snapshot:
@@ -97,10 +126,11 @@ class _Snapshot:
         code = header.attrs.get("Code", b"")
         swift = _text(code).upper() == "SWIFT" or self._number(_UNITS["length"][1]) is not None
         self.code = "swift" if swift else "gadget"
-        n_files = self._number("NumFilesPerSnapshot") or 1
-        if n_files > 1:
-            raise DatasetError(f"{source}: is one of {n_files:.0f} files of its snapshot; join them into one file "
-                               "first")
+        self.n_files = int(self._number("NumFilesPerSnapshot") or 1)
+        if not 1 <= self.n_files <= _MAX_FILES:
+            raise DatasetError(f"{source}: NumFilesPerSnapshot must be 1 to {_MAX_FILES}, got {self.n_files}")
+        self.time = self._number("Time")
+        self.total = tuple(self._of_type("NumPart_Total", k) for k in range(6))
         self.units = dict(zip(("length", "mass"), units, strict=True)) if units else None
         self.scale_factor, self.hubble = self._cosmology()
 
