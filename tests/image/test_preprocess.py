@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from deepgalaxy.errors import ImageError
-from deepgalaxy.image.preprocess import FRAME_PIXELS, Framing, cut_frames, find_frames, quantile, stretch, to_canvas
+from deepgalaxy.image.preprocess import (
+    FRAME_PIXELS,
+    Framing,
+    asinh,
+    cut_frames,
+    find_frames,
+    largest_of_nine,
+    quantile,
+    stretch,
+    to_canvas,
+)
 
 
 def pair(shape=(200, 200), angle=0.0, mirror=False, zoom=1.0, shift=(0.0, 0.0), noise=0.0, seed=0):
@@ -131,6 +141,18 @@ def test_quantile_is_an_order_statistic():
     images = torch.from_numpy(np.random.default_rng(0).permutation(1000).reshape(1, 10, 100).astype(np.float32))
     assert quantile(images, 0.99).item() == 989
     assert quantile(images, 0.5).item() == 499
+
+
+def test_asinh_is_that_of_torch():
+    x = torch.cat([torch.logspace(-20, 18, 400), torch.zeros(1)])
+    x = torch.cat([x, -x])
+    torch.testing.assert_close(asinh(x), torch.asinh(x.double()).float(), rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (40, 40)])
+def test_largest_of_nine_is_what_pooling_finds(size):
+    x = torch.randn(3, 1, *size, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(largest_of_nine(x), torch.nn.functional.max_pool2d(x, 3, stride=1, padding=1))
 
 
 def test_canvas_is_square_small_and_padded_with_background():

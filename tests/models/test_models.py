@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from deepgalaxy.errors import ModelError
 from deepgalaxy.labels import HEADS, LABELS, STAGES
 from deepgalaxy.models.backbone import Encoder
-from deepgalaxy.models.classifier import soft_targets
+from deepgalaxy.models.classifier import Depthwise, soft_targets
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
 from deepgalaxy.models.losses import class_targets, image_loss, kl_divergence, label_loss, ssim
 from deepgalaxy.models.vae import VAE
@@ -171,6 +171,19 @@ def test_ssim_is_that_of_scikit_image(kind):
     wanted = [structural_similarity(p, q, win_size=7, data_range=1.0) for p, q in zip(a, b, strict=True)]
     found = ssim(torch.from_numpy(a)[:, None], torch.from_numpy(b)[:, None])
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 4), (3, 6), (7, 7), (9, 20)])
+def test_depthwise_convolution_and_its_gradients_are_those_of_torch(size):
+    torch.manual_seed(0)
+    ours = Depthwise(8, 8, 5, padding=2, groups=8)
+    x = torch.randn(3, 8, *size, requires_grad=True)
+    theirs = torch.nn.functional.conv2d(x, ours.weight, ours.bias, padding=2, groups=8)
+    inputs, weight = (x, ours.weight, ours.bias), torch.randn(theirs.shape)
+    torch.testing.assert_close(ours(x), theirs, rtol=1e-5, atol=1e-5)
+    for got, expected in zip(torch.autograd.grad((ours(x) * weight).sum(), inputs),
+                             torch.autograd.grad((theirs * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_image_loss_is_zero_for_the_same_image_and_larger_for_worse_ones():

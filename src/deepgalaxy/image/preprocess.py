@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ..errors import ImageError
 
 __all__ = ["FRAME_PIXELS", "FRAMINGS", "Framing", "find_frames", "whole_frames", "cut_frames", "stretch", "to_canvas",
-           "quantile"]
+           "asinh", "largest_of_nine", "quantile"]
 
 #: Pixels on a side of a frame.
 FRAME_PIXELS = 112
@@ -181,8 +181,18 @@ FRAMINGS = {"content": find_frames, "whole": whole_frames}
 def _without_stars(canvas: torch.Tensor) -> torch.Tensor:
     """Grey opening at 80 pixels: what is narrower than 3 of them (4 % of the canvas) goes."""
     canvas = F.interpolate(canvas, size=(80, 80), mode="area")
-    eroded = -F.max_pool2d(-canvas, 3, stride=1, padding=1)
-    return F.max_pool2d(eroded, 3, stride=1, padding=1)
+    eroded = -largest_of_nine(-canvas)
+    return largest_of_nine(eroded)
+
+
+def largest_of_nine(images: torch.Tensor) -> torch.Tensor:
+    """The largest of every pixel and its neighbours: a tenth of the time of max_pool2d on the CPU."""
+    for axis in (-1, -2):
+        n = images.shape[axis]
+        images = torch.cat([images.narrow(axis, 0, 1), images, images.narrow(axis, n - 1, 1)], axis)
+        images = torch.maximum(torch.maximum(images.narrow(axis, 0, n), images.narrow(axis, 1, n)),
+                               images.narrow(axis, 2, n))
+    return images
 
 
 def cut_frames(canvas: torch.Tensor, framing: Framing, size: int = FRAME_PIXELS) -> torch.Tensor:
@@ -209,7 +219,7 @@ def cut_frames(canvas: torch.Tensor, framing: Framing, size: int = FRAME_PIXELS)
     # A frame much coarser than the canvas would alias: such canvases are softened first.
     coarse = half * canvas.shape[-1] / size
     if float(coarse.max()) > 2.2:
-        soft = F.avg_pool2d(F.pad(canvas, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        soft = F.conv2d(F.pad(canvas, (1, 1, 1, 1), mode="replicate"), canvas.new_full((1, 1, 3, 3), 1 / 9))
         canvas = torch.where((coarse > 2.2)[:, None, None, None], soft, canvas)
     edge = edge[:, None, None, None]
     return F.grid_sample(canvas - edge, grid, align_corners=False, padding_mode="zeros") + edge
@@ -239,7 +249,13 @@ def stretch(frames: torch.Tensor) -> torch.Tensor:
     high = (quantile(binned, 0.99) - background).clamp(min=1e-9)
     soft = torch.maximum(2.5 * noise, high / 60).clamp(min=1e-9)[:, None, None]
     high = torch.maximum(high[:, None, None], 2 * soft)
-    return (torch.asinh(x / soft) / torch.asinh(high / soft)).clamp(-0.1, 1.3)[:, None]
+    return (asinh(x / soft) / asinh(high / soft)).clamp(-0.1, 1.3)[:, None]
+
+
+def asinh(x: torch.Tensor) -> torch.Tensor:
+    """As torch.asinh for |x| < 1e18, within 2e-7; a fifth of its time on the CPU, where log1p is vectorised."""
+    size = x.abs().clamp(max=1e18)
+    return torch.copysign(torch.log1p(size + size.square() / (1 + torch.sqrt(1 + size.square()))), x)
 
 
 def quantile(images: torch.Tensor, q: float) -> torch.Tensor:

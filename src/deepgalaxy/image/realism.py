@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from ..config import Config
-from .preprocess import quantile
+from .preprocess import asinh, quantile
 
 __all__ = ["RealismConfig", "Draws", "add_detail", "draw", "noise_strength", "observe"]
 
@@ -140,7 +140,10 @@ def add_detail(frames: torch.Tensor, draws: Draws, config: RealismConfig) -> tor
 
 def _soften(images):
     """Binomial kernel of 3 x 3 pixels; a point keeps half of its peak."""
-    return 2 * F.avg_pool2d(F.avg_pool2d(images, 2, stride=1, padding=1), 2, stride=1)
+    for axis, pad in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
+        padded, n = F.pad(images, pad), images.shape[axis]
+        images = padded.narrow(axis, 0, n) + 2 * images + padded.narrow(axis, 2, n)
+    return images / 8
 
 
 def noise_strength(draws: Draws, config: RealismConfig) -> torch.Tensor:
@@ -217,7 +220,7 @@ def _display(x, strength, u):
     low = strength * (3 * u[17] - 2)  # a high pedestal loses the background
     gain = 10 ** (0.8 + 1.4 * u[18])
     white = 10 ** (0.5 * u[19] - 0.2)
-    y = torch.asinh((x - low).clamp(min=0) * gain) / torch.asinh(white * gain)
+    y = asinh((x - low).clamp(min=0) * gain) / asinh(white * gain)
     return torch.round(y.clamp(0, 1) * 255) / 255
 
 
