@@ -64,6 +64,8 @@ Medians that move less than half of their own 68 % interval: {robust}.
 
 SSIM of the reconstruction on unseen clean images: {ssim_fcae:.3f} from the activation maps, {ssim_vae:.3f} through z.
 The 5 nearest library images in z of an unseen clean image: median |dt| {dt5:.0f} Myr, the nearest {dt1:.0f} Myr.
+The look-alike that is shown first for an image with realism at a known scale, chosen by z, by looks and by whether it
+agrees with the answers: {dt_shown:.0f} Myr.
 
 ## Limits
 - Times are those of a Milky-Way-like primary (disc 5e10 Msun, scale length 3 kpc). With lengths fixed, a system four
@@ -124,7 +126,8 @@ def main(path: str) -> None:
         realistic=100 * t["loss"]["realistic"], test_encounters=e["n_encounters"],
         test_images=e["n_images"], t0=e["time_range"][0], t1=e["time_range"][1], views=predictor.n_views,
         rows="\n".join(rows), ssim_fcae=e["reconstruction"]["ssim_fcae"], ssim_vae=e["reconstruction"]["ssim_vae"],
-        dt5=e["neighbours"]["median_abs_dt_5"], dt1=e["neighbours"]["median_abs_dt_1"]), end="")
+        dt5=e["neighbours"]["median_abs_dt_5"], dt1=e["neighbours"]["median_abs_dt_1"],
+        dt_shown=e["neighbours"]["median_abs_dt_shown"]), end="")
 
 
 if __name__ == "__main__":

@@ -272,11 +272,11 @@ def test_evaluation_page_shows_figures_and_plots(tmp_path):
     samples["size_ratio"] = {name: np.full(3, np.nan) for name in samples["size_ratio"]}
     result = {"protocol": "<b>unseen</b>", "n_images": 300, "n_encounters": 9, "clean": figures,
               "reconstruction": {"ssim_fcae": 0.912, "ssim_vae": None},
-              "neighbours": {"median_abs_dt_5": np.float32(41)}}
+              "neighbours": {"median_abs_dt_5": np.float32(41), "median_abs_dt_shown": 40.0}}
     page = write_evaluation(result, {"clean": samples}, tmp_path)
     html = page.read_text("utf-8")
     assert page.name == "evaluation.html" and "&lt;b&gt;unseen" in html and "<b>unseen" not in html
-    for text in ("300 images", "9 encounters", "12.3 Myr", "67.1 %", "0.912", ">41<", "Mass ratio"):
+    for text in ("300 images", "9 encounters", "12.3 Myr", "67.1 %", "0.912", ">41<", "shown first", "Mass ratio"):
         assert text in html, text
     assert "http" not in html and html.count('class="plot"') == 1
     with Image.open(tmp_path / "evaluation_clean.png") as image:

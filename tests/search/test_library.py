@@ -11,6 +11,7 @@ from deepgalaxy.data.reader import Dataset
 from deepgalaxy.errors import LibraryError
 from deepgalaxy.files import seal
 from deepgalaxy.inference.predictor import Predictor, load
+from deepgalaxy.labels import LABELS
 from deepgalaxy.search.index import LatentIndex
 from deepgalaxy.search.library import Library, encode_thumbnail, write_library
 from deepgalaxy.search.pictures import PICTURE_PIXELS
@@ -274,6 +275,32 @@ def test_pictures_decide_between_equals(tmp_path):
     for row in (3, 40):
         best = library.matches(np.zeros((1, D)), pictures()[row:row + 1], k=1, n_candidates=N, picture_weight=1)[0]
         assert best.time_myr == library.labels["time"][row]
+
+
+def test_answers_decide_between_equals(tmp_path):
+    """Same z and same picture everywhere: the best match is the one whose time and mass ratio are the likeliest."""
+    values = content()
+    values["z"] = np.random.default_rng(0).normal(size=(N, D)) * 1e-3 + np.eye(N, D)
+    values["thumbnails"] = [values["thumbnails"][0]] * N
+    write_library(tmp_path / "library.h5", **values)
+    library = Library(tmp_path)
+    for row in (3, 40):
+        probability = {}
+        for label in LABELS[:2]:
+            position = label.position(library.labels[label.column][row:row + 1])
+            probability[label.name] = np.exp(-0.5 * ((np.arange(label.n_bins) - np.floor(position)) / 3) ** 2)
+        implausibility = library.implausibility(probability)
+        assert implausibility[row] == 0 == implausibility.min()
+        best = library.matches(np.zeros((1, D)), pictures(1), k=1, n_candidates=N, implausibility=implausibility,
+                               posterior_weight=100)[0]
+        for label in LABELS[:2]:
+            found = label.position(library.labels[label.column][row])
+            assert abs(label.position(getattr(best, {"time": "time_myr"}.get(label.column, label.column))) - found) < 2
+
+
+@pytest.mark.parametrize("probability", [{}, {"stage": np.ones(6)}, {LABELS[0].name: np.ones(LABELS[0].n_bins)}])
+def test_nothing_is_implausible_where_nothing_is_known(library, probability):
+    assert (library.implausibility(probability) == 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ..models.weights import Weights, framing_of
 from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
 from .honesty import auroc, rank_test, tarp
-from .posterior import at_ranks, coverage_level, levels_together, quantile
+from .posterior import at_ranks, coverage_level, distributions, levels_together, quantile, views_of
 from .robustness import robustness
 
 __all__ = ["chosen_images", "evaluate_unseen", "label_figures", "reconstruction"]
@@ -79,7 +79,9 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     result["robustness"] = _robustness(weights, dataset, some[:200], realism, temperatures, n_views, seed)
     result["reconstruction"] = reconstruction(weights, dataset, some[:512])
     if library is not None:
-        result["neighbours"] = _neighbours(library, dataset, indices[inside], latents[inside])
+        result["neighbours"] = {
+            **_neighbours(library, dataset, indices[inside], latents[inside]),
+            **_shown(weights, library, dataset, some[:200], realism, temperatures, n_views, seed)}
         result["familiarity"] = _familiarity(weights, dataset, some[:600], library, realism, seed)
     return result, samples
 
@@ -239,3 +241,21 @@ def _neighbours(library, dataset, indices, latents):
     _, rows = index.search(latents, 5)
     dt = np.abs(library.labels["time"][rows] - dataset.labels["time"][indices][:, None])
     return {"median_abs_dt_5": float(np.median(dt)), "median_abs_dt_1": float(np.median(dt[:, 0]))}
+
+
+@torch.inference_mode()
+def _shown(weights, library, dataset, indices, realism, temperatures, n_views, seed):
+    """How far in time the look-alike is that a person sees first, for observed images of known scale."""
+    dt = []
+    for start in range(0, len(indices), 64):
+        index = indices[start:start + 64]
+        pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][index])
+        seen = observe_frames(light_of(dataset, index), pixel_scale, image_seeds(seed + 8, 0, index), realism,
+                              framing=framing_of(weights))
+        p, encodings = distributions(weights.model, seen.frames, seen.scale, temperatures, n_views)
+        views = torch.stack(views_of(seen.frames[:, 0], n_views=len(encodings)), dim=1).numpy()
+        for k, time in enumerate(dataset.labels["time"][index]):
+            implausibility = library.implausibility({name: values[k] for name, values in p.items()})
+            z = np.stack([encoding.mu[k].numpy() for encoding in encodings])
+            dt.append(abs(library.matches(z, views[k], 1, implausibility=implausibility)[0].time_myr - time))
+    return {"median_abs_dt_shown": float(np.median(dt))}

@@ -164,7 +164,8 @@ class Predictor:
         matches, familiarity = [], float("nan")
         if self.library is not None:
             views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(z))])
-            matches = self.library.matches(z, views, n_matches)
+            implausibility = self.library.implausibility({name: p[0] for name, p in probability.items()})
+            matches = self.library.matches(z, views, n_matches, implausibility=implausibility)
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},

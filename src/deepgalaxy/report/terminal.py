@@ -110,7 +110,9 @@ def evaluation_table(result: dict) -> Table:
     r = result["reconstruction"]
     table.caption = f"SSIM {r['ssim_fcae']:.3f} (FCAE), {r['ssim_vae']:.3f} (through z)"
     if "neighbours" in result:
-        table.caption += f"; 5 nearest in z: median |dt| {result['neighbours']['median_abs_dt_5']:.0f} Myr"
+        near = result["neighbours"]
+        table.caption += (f"; 5 nearest in z: median |dt| {near['median_abs_dt_5']:.0f} Myr, the look-alike shown "
+                          f"first: {near['median_abs_dt_shown']:.0f} Myr")
     return table
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import LibraryError
 from ..files import open_sealed, sealed_hdf5
 from ..inference.story import Match
+from ..labels import LABELS
 from .index import LatentIndex
 from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
 
@@ -205,26 +206,47 @@ class Library:
         distance = float(np.median(self.strangeness(features)))
         return float(1 - np.searchsorted(self._unseen, distance) / len(self._unseen))
 
+    def implausibility(self, probability: dict[str, np.ndarray]) -> np.ndarray:
+        """How far each reference image (N,) is from what a picture's posteriors say: 0 at their peaks.
+
+        Mean over the labels of -log(p / its largest value), each at most 5; looks alone tell neither scale nor time.
+
+        Parameters
+        ----------
+        probability : {label: (n_bins,)}, one picture's posteriors.
+        """
+        total, n = np.zeros(len(self)), 0
+        for label in LABELS:
+            if label.column in self.labels and label.name in probability:
+                p = np.asarray(probability[label.name], float)
+                bins = np.clip(label.position(self.labels[label.column]).astype(int), 0, label.n_bins - 1)
+                total += np.minimum(-np.log(np.maximum(p / p.max(), 1e-9)), 5)[bins]
+                n += 1
+        return total / max(n, 1)
+
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
-                picture_weight: float = 0.85) -> list[Match]:
+                picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
+                posterior_weight: float = 0.1) -> list[Match]:
         """The k best look-alikes, from k different encounters, turned as the query is.
 
-        Candidates are the nearest in z and those whose pictures agree best, over the whole library. They are
-        ranked by their latent distance, relative to how crowded the library is around them, and by how well
-        the pictures agree when they are laid on each other.
+        Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
+        whole library. They are ranked by their latent distance, relative to how crowded the library is around them,
+        by how well the pictures agree when they are laid on each other, and by whether the answers agree with them.
 
         Parameters
         ----------
         z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`; V up to 4.
         frames : (V, n, n) the images themselves, 0..1.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
+        implausibility : (N,) see there; counts with `posterior_weight`.
         """
+        unlikely = 0.0 if implausibility is None else posterior_weight * np.asarray(implausibility)
         query = np.stack([tidy(frame) for frame in frames])
         agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
         distance = self.index.distances(z)
         reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
         relative = distance / np.sqrt(np.maximum(self._local, 1e-6) * max(reach, 1e-6))
-        score = _score(relative, agreement, picture_weight)
+        score = _score(relative, agreement, picture_weight) + unlikely
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
         # Mirrored back, all are laid on the image itself.
@@ -232,7 +254,8 @@ class Library:
         _, shown = align(query[0], pictures)
         best: dict[int, tuple] = {}
         for (view, row), one, picture in zip(pool, alike, shown, strict=True):
-            entry = (_score(relative[view, row], one, picture_weight), row, float(distance[view, row]), picture)
+            fit = _score(relative[view, row], one, picture_weight) + (unlikely[row] if np.ndim(unlikely) else 0.0)
+            entry = (fit, row, float(distance[view, row]), picture)
             key = int(self.encounter[row])
             if key not in best or entry[0] < best[key][0]:
                 best[key] = entry
@@ -241,9 +264,12 @@ class Library:
         return [self._match(row, distance / typical, picture) for _, row, distance, picture in ranked]
 
     def _candidates(self, distance, agreement, score, n, k, picture_weight) -> list[tuple[int, int]]:
-        """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least."""
+        """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least.
+
+        The best in z, the best as pictures, and the best by their score, in which the answers count too.
+        """
         near = set()
-        for values, weight in ((distance, 1 - picture_weight), (-agreement, picture_weight)):
+        for values, weight in ((distance, 1 - picture_weight), (-agreement, picture_weight), (score, 1)):
             count = min(n, values.shape[1]) if weight > 0 else 0
             for view in range(len(values) if count else 0):
                 near.update((view, int(row)) for row in np.argpartition(values[view], count - 1)[:count])
