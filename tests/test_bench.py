@@ -20,3 +20,24 @@ def test_scaling_measures_one_and_two_workers(run):
     rates = [row["images_per_second_weak"]["median"] for row in result["rows"]]
     assert two["efficiency_weak"]["median"] == pytest.approx(rates[1] / 2 / rates[0])
     assert two["allreduce"]["median"] > 0 and one["allreduce"]["median"] == 0
+
+
+def test_gravity_is_measured_beside_pytreegrav(run):
+    done = run("bench", "simulate", "--particles", "2048", "--runs", "2", "--json", "-", timeout=600)
+    assert done.status == 0, done.err
+    result = json.loads(done.out)
+    [row] = result["rows"]
+    assert row["n_particles"] == 2048 and "pytreegrav" in result["peer"]
+    for name in ("seconds", "peer_seconds", "times_faster"):
+        assert 0 < row[name]["min"] <= row[name]["median"] <= row[name]["max"]
+    # Side by side at no larger an error than ours, or the ratio of their times would say nothing.
+    assert 0 < row["error"]["median"] < 0.02 and 0 < row["peer_error"]["median"] < 0.02
+
+
+def test_rendering_is_measured_at_every_size_asked_for(run):
+    done = run("bench", "render", "--pixels", "32", "--pixels", "64", "--runs", "1", "--json", "-", timeout=600)
+    assert done.status == 0, done.err
+    result = json.loads(done.out)
+    assert [row["n_pixels"] for row in result["rows"]] == [32, 64]
+    assert all(row["seconds_per_image"]["median"] > 0 for row in result["rows"])
+    assert result["smoothing_seconds_per_snapshot"]["median"] > 0

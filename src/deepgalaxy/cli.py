@@ -112,16 +112,27 @@ def predict(images: Images, report: Annotated[Path | None, typer.Option("--repor
 
 @app.command(epilog="Example: deepgalaxy search pair.png --matches 10")
 def search(images: Images, matches: Annotated[int, typer.Option("--matches", min=1, max=100)] = 5,
-           json_file: JsonOption = None, ext: ExtOption = None, model: ModelOption = None,
-           library: LibraryOption = None) -> None:
+           json_file: JsonOption = None, kpc_per_pixel: KpcOption = None, arcsec_per_pixel: ArcsecOption = None,
+           redshift: RedshiftOption = None, ext: ExtOption = None, model: ModelOption = None,
+           library: LibraryOption = None,
+           looks: Annotated[float | None, typer.Option("--looks", min=0, max=1, help="0 ranks by the distance in z "
+                                                       "alone, 1 by the pictures laid on each other; 0.85 without it",
+                                                       show_default=False)] = None,
+           any_story: Annotated[bool, typer.Option("--any-story", help="whether or not they agree with the answers of "
+                                                   "'predict'")] = False) -> None:
     """Look-alikes only."""
     with _no_garbage():
-        from .inference.predictor import load
+        from .inference.predictor import Scale, load
 
+        Scale(kpc_per_pixel, arcsec_per_pixel, redshift)
         predictor = load(model, library)
     if predictor.library is None:
         raise ConfigError("search needs a library; give --library, or make one with 'deepgalaxy index'")
-    stories = list(predictor.predict_many(images, ext=ext, n_matches=matches))
+    ranking = {} if looks is None else {"picture_weight": looks}
+    if any_story:
+        ranking["posterior_weight"] = 0.0
+    stories = list(predictor.predict_many(images, kpc_per_pixel=kpc_per_pixel, arcsec_per_pixel=arcsec_per_pixel,
+                                          redshift=redshift, ext=ext, n_matches=matches, ranking=ranking))
     rows = []
     for story in stories:
         if isinstance(story, tuple):
@@ -156,6 +167,7 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
     from .cluster import dask_client
     from .simulate.encounter import is_finished
     from .simulate.gpu import require_device
+    from .simulate.snapshot import MAX_DRIFT, drift_of
     from .simulate.suite import SuiteConfig, run_suite
 
     if device != "cpu":
@@ -165,14 +177,19 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
     config = SuiteConfig.from_yaml(suite)
     total = len(config.encounters())
     missing = sum(not is_finished(e.name, output, gadget) for e in config.encounters())
-    failed = {}
+    failed, drifting = {}, {}
     with dask_client(scheduler, workers) as client, progress("simulate", total, total - missing) as advance:
         for name, error in run_suite(config, output, client, patience, gadget, device):
             if error:
                 failed[name] = error
                 say(f"{name}: {error}")
+            elif (drift := drift_of(output / f"{name}.h5")) > MAX_DRIFT:
+                drifting[name] = drift
+                say(f"{name}: its energy or angular momentum drifts by {100 * drift:.2f} %, more than "
+                    f"{100 * MAX_DRIFT:g} %; kept, and 'deepgalaxy check' names it")
             advance()
-    _write_json(json_file, {"suite": config.name, "encounters": total, "run": missing, "failed": failed})
+    _write_json(json_file, {"suite": config.name, "encounters": total, "run": missing, "failed": failed,
+                            "drifting": drifting})
     raise typer.Exit(1 if failed else 0)
 
 
@@ -295,8 +312,8 @@ def _evaluate_paper(predictor, data, n_images):
 
     dataset = Dataset(data)
     with progress("evaluate", int(0.2 * len(dataset))) as advance:
-        result = evaluate_paper(predictor.weights, dataset, advance)
-    return result, paper_table, lambda folder: write_evaluation(result, None, folder)
+        result, samples = evaluate_paper(predictor.weights, dataset, advance)
+    return result, paper_table, lambda folder: write_evaluation(result, samples, folder)
 
 
 def _evaluate_real(predictor, data, n_images):
@@ -322,7 +339,8 @@ def index(model: Annotated[Path, typer.Option("--model")],
     """Calibrate the model on its held-out encounters, and make its library of reference images.
 
     The calibrated weights and the library that belongs to them come into the same folder; weights that lie
-    elsewhere are left as they are. With none of its held-out encounters in the data set, all are taken.
+    elsewhere are left as they are. With none of its held-out encounters in the data set, all are taken that it was
+    not trained on.
     """
     from .data.joined import open_data
     from .models.weights import load_weights

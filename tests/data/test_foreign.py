@@ -228,8 +228,21 @@ def test_wind_of_arepo_is_no_star(tmp_path):
 
 def test_smoothing_lengths_are_read_where_all_stars_have_them(tmp_path):
     x, m = pair()
-    np.testing.assert_allclose(read_stars(swift(tmp_path / "s.hdf5", {4: (x, m)}, a=0.5)).smoothing, 0.5, rtol=1e-5)
+    file = gadget(tmp_path / "a.hdf5", {4: (x, m)})
+    with h5py.File(file, "r+") as f:
+        f["PartType4/SmoothingLength"] = np.full(len(x), 0.5)
+    np.testing.assert_allclose(read_stars(file).smoothing, 0.5, rtol=1e-5)
     assert read_stars(gadget(tmp_path / "g.hdf5", {2: (x, m)})).smoothing is None
+
+
+@pytest.mark.parametrize("kernel, end", [(None, 1.825742), ("Cubic spline (M4)", 1.825742),
+                                         ("Quartic spline (M5)", 2.018932), ("Wendland C2", 1.936492)])
+def test_smoothing_lengths_of_swift_are_widths_of_its_kernel(tmp_path, kernel, end):
+    file = swift(tmp_path / "s.hdf5", {4: pair()}, a=0.5)
+    if kernel:
+        with h5py.File(file, "r+") as f:
+            f.create_group("HydroScheme").attrs["Kernel function"] = np.bytes_(kernel)
+    np.testing.assert_allclose(read_stars(file).smoothing, 0.5 * end, rtol=1e-5)
 
 
 def test_units_given_by_the_user_win(tmp_path):
@@ -335,7 +348,7 @@ def test_smoothing_of_the_file_is_used_when_asked_for(tmp_path):
     swift(tmp_path / "s.hdf5", {4: (x, m)})
     table(tmp_path, [row("s.hdf5")])
     (tmp_path / "labels.yaml").write_text("smoothing: file\n")
-    np.testing.assert_allclose(Labels(tmp_path / "labels.yaml").encounter("a").stars(0)[2], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(Labels(tmp_path / "labels.yaml").encounter("a").stars(0)[2], 0.5 * 1.825742, rtol=1e-5)
     gadget(tmp_path / "s.hdf5", {4: (x, m)})
     refused(lambda: Labels(tmp_path / "labels.yaml").encounter("a").stars(0), "s.hdf5", "no smoothing lengths")
 
@@ -371,6 +384,8 @@ def break_snapshot(file, how):
             f["Units"].attrs["UnitLength_in_cm"] = KPC * 1e6
         elif how == "header":
             del f["Header"]
+        elif how == "birth":
+            part["GFM_StellarFormationTime"] = np.ones(n + 1)
         elif how == "no stars":
             f.move("PartType2", "PartType1")
             header["NumPart_ThisFile"] = np.array([0, n, 0, 0, 0, 0], np.uint32)
@@ -382,7 +397,7 @@ def break_snapshot(file, how):
     ("count", "header says 601.*not whole"), ("shape", r"must have shape \(600,\)"),
     ("many files", "one of 8 files.*NAME.0.hdf5"), ("unit", "UnitLength_in_cm.*one number"),
     ("unit nan", "UnitMass_in_g"), ("wrong unit", "no pair of galaxies.*units"), ("header", "no group 'Header'"),
-    ("no stars", "holds no stars.*star_types")])
+    ("birth", r"GFM_StellarFormationTime' must have shape \(600,\)"), ("no stars", "holds no stars.*star_types")])
 def test_unsound_snapshot_is_one_line_that_says_why(tmp_path, how, words):
     file = gadget(tmp_path / "s.hdf5", {2: pair()})
     break_snapshot(file, how)

@@ -64,7 +64,7 @@ def test_quarter_turn_of_the_position_angle_is_a_quarter_turn_of_the_pixels():
 def test_opposite_cameras_see_mirror_images(view):
     opposite = View(tuple(-view.unit), -view.position_angle)
     here, there = picture(view), picture(opposite)
-    np.testing.assert_allclose(there, here[:, ::-1], rtol=0, atol=1e-5 * here.max())
+    np.testing.assert_allclose(there, here[:, ::-1], rtol=0, atol=1e-6 * here.max())
     assert np.abs(there - here).max() > 0.05 * here.max()  # and not the same image
 
 

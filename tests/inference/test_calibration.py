@@ -1,14 +1,19 @@
 """What is fitted on held-out encounters."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.special import ndtri
 
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.writer import write_dummy_dataset
+from deepgalaxy.errors import DatasetError
 from deepgalaxy.inference.calibration import fit_correlation
 from deepgalaxy.labels import LABELS
 from deepgalaxy.models.deepgalaxy import Encoding
+from deepgalaxy.models.weights import load_weights
+from deepgalaxy.search.build import not_trained_on
+from deepgalaxy.training.fit import TrainConfig, fit, split
 
 
 class Ignorant:
@@ -37,3 +42,22 @@ def test_correlation_of_errors_is_that_of_the_truths_for_a_model_that_knows_noth
     assert found[1, 2] > 0.45
     dataset.labels["time"][:] = np.nan
     assert fit_correlation(Ignorant(), dataset, np.arange(n), None, {}, n_views=1) is None
+
+
+def test_only_images_that_were_not_trained_on_calibrate(tiny_dataset, other_dataset, tiny_settings, tmp_path):
+    """Of a split by encounters, the held-out ones or others; of a random split, the images that it held out."""
+    dataset, weights = Dataset(tiny_dataset), {}
+    for kind in ("encounters", "random"):
+        recipe = TrainConfig(data=str(tiny_dataset), output=str(tmp_path / kind), epochs=1, images_per_epoch=16,
+                             batch_size=8, validation_share=0.34, validation_images=8, split=kind, model=tiny_settings)
+        weights[kind] = load_weights(fit(recipe, say=lambda text: None))
+        trained_on, held_out = split(recipe, dataset)[1]
+        used = not_trained_on(weights[kind], dataset)
+        assert set(used) == set(held_out) and not set(used) & set(trained_on)
+    assert len(not_trained_on(weights["encounters"], Dataset(other_dataset))) == len(Dataset(other_dataset))
+    fewer = write_dummy_dataset(tmp_path / "tiny.h5", n_encounters=6, n_snapshots=8, n_cameras=2, n_pixels=64)
+    with pytest.raises(DatasetError, match="random split of 144"):
+        not_trained_on(weights["random"], Dataset(fewer))
+    weights["encounters"].metadata.update(training_encounters=dataset.identities, validation_encounters=[])
+    with pytest.raises(DatasetError, match="trained on all"):
+        not_trained_on(weights["encounters"], dataset)

@@ -32,7 +32,8 @@ def weights(grid, tiny_settings, tmp_path_factory):
 
 
 def test_figures_are_those_counted_by_hand(weights, grid):
-    dataset, result = Dataset(grid), evaluate_paper(weights, Dataset(grid))
+    dataset = Dataset(grid)
+    result, samples = evaluate_paper(weights, dataset)
     held = split_random(len(dataset), (0.75, 0.25), seed=2)[1]
     assert result["n_images"] == len(held) == 20 and result["n_encounters"] == 4
     # Cameras +x -x +y -y: opposite ones are mirror images, so that half of the classes are left.
@@ -49,6 +50,11 @@ def test_figures_are_those_counted_by_hand(weights, grid):
     assert result["top1"] == pytest.approx(np.mean(right), abs=0.051)  # one image on the edge between two classes
     assert result["within_one_step"] == pytest.approx(np.mean(near), abs=0.051)
     assert result["within_one_step"] >= result["top1"]
+    camera, snapshot = (np.array(result["confusion"][name]) for name in ("camera", "snapshot"))
+    assert camera.shape == (4, 4) and snapshot.shape == (5, 5) and camera.sum() == snapshot.sum() == len(held)
+    np.testing.assert_array_equal(camera.sum(axis=1), np.bincount(dataset.camera[held], minlength=4))
+    assert min(np.trace(camera), np.trace(snapshot)) >= result["top1"] * len(held)
+    assert len(samples["clean"]["time_since_pericentre"]["truth"]) == len(held)
     assert np.isfinite(result["clean"]["time_since_pericentre"]["median_abs_error"])
 
 
@@ -57,7 +63,11 @@ def test_only_the_split_of_the_training_counts(weights, grid, predictor, tiny_da
         evaluate_paper(predictor.weights, Dataset(tiny_dataset))
     other = write_dummy_dataset(tmp_path / "other.h5", n_encounters=5, n_snapshots=5, n_cameras=4, n_pixels=64,
                                 published=True)
-    with pytest.raises(DatasetError, match="another data set"):
-        evaluate_paper(weights, Dataset(other))
+    # The same encounters, photographed less often: the split would be another one.
+    fewer = write_dummy_dataset(tmp_path / "grid.h5", n_encounters=4, n_snapshots=4, n_cameras=4, n_pixels=64,
+                                published=True)
+    for data in (other, fewer):
+        with pytest.raises(DatasetError, match="another data set"):
+            evaluate_paper(weights, Dataset(data))
     with pytest.raises(ConfigError, match="protocol paper"):
         evaluate_unseen(weights, Dataset(tiny_dataset))

@@ -33,6 +33,11 @@ def test_published_times_are_compared_with_the_interval(loud, folder):
     json.dumps(result)
 
 
+def test_a_table_from_a_spreadsheet_with_a_byte_order_mark_is_read(folder):
+    (folder / "real.csv").write_text("file,name\na.png,Arp 1\n", encoding="utf-8-sig")
+    assert read_table(folder) == [{"file": "a.png", "name": "Arp 1"}]
+
+
 def test_a_folder_without_a_table_is_read_as_it_is(folder):
     (folder / "notes.txt").write_text("no picture")
     assert [row["file"] for row in read_table(folder)] == ["a.png", "b.png", "c.png"]

@@ -20,7 +20,8 @@ from deepgalaxy.models.losses import class_targets, image_loss, kl_divergence, l
 from deepgalaxy.models.vae import VAE
 from deepgalaxy.models.weights import load_weights, save_weights, update_metadata
 
-BACKBONES = ("mobilenetv4_conv_small", "resnet18", "repvgg_a0", "convnext_atto", "efficientnet_b0")
+BACKBONES = ("mobilenetv4_conv_small", "resnet18", "resnet50", "repvgg_a0", "regnety_002", "convnext_atto",
+             "efficientnet_b0", "efficientnet_b4", "vgg16", "mobilenetv4_hybrid_medium")
 # Backbones whose training step takes the interpreter down (see test_narrow_strided_stem_...).
 SMALL = {"channels": 16, "latent_size": 8, "classifier_width": 16, "decoder_width": 16}
 
@@ -184,6 +185,23 @@ def test_depthwise_convolution_and_its_gradients_are_those_of_torch(size):
     for got, expected in zip(torch.autograd.grad((ours(x) * weight).sum(), inputs),
                              torch.autograd.grad((theirs * weight).sum(), inputs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ssim_does_not_lose_digits_in_mixed_precision():
+    image = 0.9 + 0.02 * torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))  # bright and smooth
+    expected = ssim(image, image.flip(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(ssim(image, image.flip(3)), expected)
+
+
+def test_what_inference_kept_can_be_trained_through():
+    with torch.inference_mode():
+        ssim(torch.rand(1, 1, 41, 43), torch.rand(1, 1, 41, 43))
+        Depthwise(4, 4, 5, padding=2, groups=4)(torch.rand(1, 4, 3, 5))
+    image = torch.rand(1, 1, 41, 43, requires_grad=True)
+    ssim(image, torch.rand(1, 1, 41, 43)).sum().backward()
+    Depthwise(4, 4, 5, padding=2, groups=4)(torch.rand(1, 4, 3, 5)).sum().backward()
+    assert torch.isfinite(image.grad).all()
 
 
 def test_image_loss_is_zero_for_the_same_image_and_larger_for_worse_ones():

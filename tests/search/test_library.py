@@ -298,6 +298,25 @@ def test_answers_decide_between_equals(tmp_path):
             assert abs(label.position(getattr(best, {"time": "time_myr"}.get(label.column, label.column))) - found) < 2
 
 
+def test_a_library_of_one_image_or_of_equal_ones_answers_with_numbers(tmp_path):
+    for n in (1, N):
+        values = content()
+        values = {k: v if k in ("usual_features", "unseen_features", "encounters") else v[:n] for k, v in values.items()
+                  if k != "labels"} | {"labels": {k: v[:n] for k, v in values["labels"].items()}}
+        values["z"] = np.zeros((n, D))
+        write_library(tmp_path / f"{n}.h5", **values)
+        matches = Library(tmp_path / f"{n}.h5").matches(np.ones((1, D)), pictures(1), k=3)
+        assert matches and all(np.isfinite(match.distance) for match in matches)
+
+
+def test_images_of_unknown_label_are_not_implausible(tmp_path):
+    values = content()
+    values["labels"]["view_inclination"] = np.full(N, np.nan)
+    write_library(tmp_path / "library.h5", **values)
+    label = next(label for label in LABELS if label.column == "view_inclination")
+    assert (Library(tmp_path).implausibility({label.name: np.eye(label.n_bins)[3]}) == 0).all()
+
+
 @pytest.mark.parametrize("probability", [{}, {"stage": np.ones(6)}, {LABELS[0].name: np.ones(LABELS[0].n_bins)}])
 def test_nothing_is_implausible_where_nothing_is_known(library, probability):
     assert (library.implausibility(probability) == 0).all()

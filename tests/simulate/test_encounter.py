@@ -17,7 +17,7 @@ from deepgalaxy.simulate.encounter import (
     simulate_to_file,
 )
 from deepgalaxy.simulate.galaxy import BULGE, DISC
-from deepgalaxy.simulate.snapshot import MAX_DRIFT, Encounter, stages
+from deepgalaxy.simulate.snapshot import MAX_DRIFT, Encounter, drift_of, stages
 
 ARRAYS = ("time", "positions", "masses", "component", "galaxy", "separation", "stage")
 
@@ -76,6 +76,16 @@ def test_where_energy_drifts_forces_are_made_more_exact(tmp_path, monkeypatch):
     files.append(Encounter.read(simulate_to_file(config.to_json(), str(tmp_path))))
     assert files[1].parameters["energy_drift"] < 0.0012
     assert [json.loads(f.config)["resolution"]["opening_angle"] for f in files] == [1.2, 0.7]
+
+
+def test_a_corner_of_the_grid_is_conserved(tmp_path):
+    """The heavier of the two is the denser by far: mass ratio 1.5, size ratio 0.25."""
+    config = EncounterConfig(name="corner", mass_ratio=1.5, size_ratio=0.25, pericentre=8, start_time=60,
+                             resolution=Resolution(n_particles=8192, first_time=-40, last_time=120))
+    path = simulate_to_file(config.to_json(), str(tmp_path))
+    parameters = Encounter.read(path).parameters
+    assert 0 < parameters["energy_drift"] <= MAX_DRIFT and 0 < parameters["angular_momentum_drift"] <= MAX_DRIFT
+    assert drift_of(path) == max(parameters["energy_drift"], parameters["angular_momentum_drift"])
 
 
 def test_first_pericentre_is_near_the_one_asked_for():

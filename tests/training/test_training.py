@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,15 @@ import pytest
 import torch
 
 from deepgalaxy.data.datamodule import EncounterImages, GlobalBatches, loader
+from deepgalaxy.data.joined import open_data
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.splits import split_by_encounter
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
 from deepgalaxy.image.observation import image_seeds, light_from_stored, observe_frames
 from deepgalaxy.image.realism import RealismConfig
-from deepgalaxy.models.deepgalaxy import ModelConfig
+from deepgalaxy.inference.predictor import Predictor
+from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
 from deepgalaxy.models.weights import load_weights, update_metadata
 from deepgalaxy.training.callbacks import Checkpoints
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
@@ -521,6 +524,14 @@ def test_a_bad_image_stops_training_with_its_place(bad_data):
         images.__getitems__([0, flipped])
 
 
+def test_a_bad_image_of_several_data_sets_is_named_with_its_own_file(bad_data, other_dataset):
+    both = open_data([other_dataset, bad_data])
+    group = both.groups.index("bad:encounter_0000")
+    [nan] = np.flatnonzero((both.group == group) & (both.camera == 1) & (both.snapshot == 2))
+    with pytest.raises(DatasetError, match=f"^{re.escape(str(bad_data))}: group bad:encounter_0000, camera 1, snap"):
+        EncounterImages(both, np.arange(len(both))).__getitems__([nan])
+
+
 def test_a_bad_image_is_skipped_and_said_if_so_configured(bad_data, capsys):
     dataset = Dataset(bad_data)
     bad = [int(np.flatnonzero((dataset.group == g) & (dataset.camera == c) & (dataset.snapshot == s))[0])
@@ -546,3 +557,56 @@ def test_a_recipe_may_name_several_data_sets(tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: [a.h5, sub/b.h5]\noutput: out\n")
     config = read_recipe(tmp_path / "recipe.yaml")
     assert config.data == (str(tmp_path / "a.h5"), str(tmp_path / "sub" / "b.h5"))
+
+
+def test_weights_of_fewer_epochs_are_not_taken_for_those_of_a_prolonged_training(data, tmp_path):
+    """Killed after the last checkpoint of a prolonged training, before its weights were written."""
+    path = fit(recipe(data, tmp_path / "run", epochs=1), say=lambda text: None)
+    early = path.read_bytes()
+    longer = recipe(data, tmp_path / "run", epochs=2)
+    late = load_weights(fit(longer, say=lambda text: None))
+    path.write_bytes(early)
+    again = load_weights(fit(longer, say=lambda text: None))
+    assert again.metadata["training"]["epochs"] == 2
+    for name, tensor in late.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_seeds_may_be_as_large_as_a_time_stamp():
+    assert len(set(image_seeds(20261125000000, 3, np.arange(100)).tolist())) == 100
+
+
+@pytest.mark.parametrize("told, flag", [(0, "trained without the size"), (1, "always told the size"), (0.5, None)])
+def test_a_model_says_what_it_was_not_trained_for(data, tmp_path, told, flag):
+    loss = {"scale_known": told, "labels": {"mass_ratio": 0}, "latent_labels": 0, "latent_reconstruction": 0, "maps": 0,
+            "kl": 0}
+    predictor = Predictor(load_weights(fit(recipe(data, tmp_path / "run", epochs=1, loss=loss), say=lambda text: None)))
+    picture = np.random.default_rng(0).random((80, 80)) + np.hypot(*np.mgrid[-40:40, -40:40])
+    known, unknown = (predictor.predict(-picture, kpc_per_pixel=kpc) for kpc in (0.5, None))
+    for story in (known, unknown):
+        assert any("not trained for mass ratio" in text for text in story.flags)
+        assert any("latent space of this model was not trained" in text for text in story.flags)
+    says = known if told == 0 else unknown
+    assert any("the size of a pixel" in text for text in says.flags) == (flag is not None)
+    assert flag is None or any(flag in text for text in says.flags)
+    same = known.properties["time_since_pericentre"] == unknown.properties["time_since_pericentre"]
+    assert same or told > 0  # what it never learnt to use, it is not told
+    assert (unknown.kpc_per_pixel_estimate is None) == (told == 1)
+
+
+def test_the_autoencoder_alone_is_trained_and_gone_on_from(data, tmp_path):
+    off = {"time_since_pericentre": 0, "mass_ratio": 0, "size_ratio": 0, "view_inclination": 0, "stage": 0,
+           "frame_side": 0}
+    loss = {"labels": off, "latent_labels": 0, "latent_reconstruction": 0, "maps": 0, "kl": 0}
+    plain = {"learning_rate": 3e-3, "warmup": 2, "weight_decay": 0}
+    alone = fit(recipe(data, tmp_path / "alone", epochs=1, images_per_epoch=128, loss=loss, optimiser=plain),
+                say=lambda text: None)
+    torch.manual_seed(0)
+    first = DeepGalaxy(ModelConfig(**MODEL)).state_dict()
+    trained = load_weights(alone).model.state_dict()
+    for part, moves in (("encoder.neck", True), ("decoder", True), ("classifier", False), ("vae", False)):
+        weights = [name for name in first if name.startswith(part) and name.endswith("weight") and first[name].ndim > 1]
+        assert weights and all((not torch.equal(first[n], trained[n])) == moves for n in weights), part
+    after = fit(recipe(data, tmp_path / "after", epochs=1, start_from=str(alone)), say=lambda text: None)
+    assert not torch.equal(load_weights(after).model.state_dict()["classifier.heads.layers.mass_ratio.weight"],
+                           trained["classifier.heads.layers.mass_ratio.weight"])

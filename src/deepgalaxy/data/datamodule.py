@@ -63,8 +63,9 @@ class EncounterImages(TorchDataset):
         if not bad.any():
             return index, images
         d, first = self.dataset, int(index[np.argmax(bad)])
-        where = (f"{d.path}: group {d.groups[d.group[first]]}, camera {d.camera[first]}, snapshot {d.snapshot[first]}: "
-                 "is damaged or holds values that are not finite")
+        group = d.group[first]
+        where = (f"{d.path_of(group)}: group {d.groups[group]}, camera {d.camera[first]}, snapshot "
+                 f"{d.snapshot[first]}: is damaged or holds values that are not finite")
         if not self.skip_bad:
             raise DatasetError(f"{where}; make the file again, or train with bad_images: skip")
         if bad.all():

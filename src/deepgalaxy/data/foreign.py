@@ -34,6 +34,10 @@ _OF_ARRAYS = (
     ("to_cgs", "a_scaling", "h_scaling"),
 )
 _SMOOTHING = ("SmoothingLengths", "SmoothingLength", "StellarHsml", "SubfindHsml")
+#: SWIFT's smoothing lengths are widths of the kernel; it ends at so many of them, by the name that its files give it
+#: (Dehnen & Aly 2012, arXiv 1204.2471, table 1). Gadget's and AREPO's are where the kernel ends.
+_KERNEL_ENDS = {"cubic spline": 1.825742, "quartic spline": 2.018932, "quintic spline": 2.195775,
+                "wendland c2": 1.936492, "wendland c4": 2.207940, "wendland c6": 2.449490}
 
 #: A pair of galaxies is within these, or its units are wrong: Msun of all stars, kpc that hold half of them.
 _MASS_RANGE = (1e5, 1e14)
@@ -154,7 +158,11 @@ class _Snapshot:
         positions = coordinates[()] * self._to_physical("length", coordinates)
         masses, smoothing = self._masses(group, number, n), self._smoothing(group, n)
         if group.id.links.exists(b"GFM_StellarFormationTime"):
-            born = member(group, "GFM_StellarFormationTime", self.source)[()] > 0  # the others are wind, not stars
+            formed = member(group, "GFM_StellarFormationTime", self.source)
+            if formed.shape != (n,):
+                raise DatasetError(f"{self.source}: PartType{number}: 'GFM_StellarFormationTime' must have shape "
+                                   f"({n},), got {formed.shape}")
+            born = formed[()] > 0  # the others are wind, not stars
             positions, masses = positions[born], masses[born]
             smoothing = None if smoothing is None else smoothing[born]
         for name, values in (("Coordinates", positions), ("Masses", masses)):
@@ -183,10 +191,18 @@ class _Snapshot:
         for name in _SMOOTHING:
             if group.id.links.exists(name.encode()):
                 data = member(group, name, self.source)
-                values = data[()] * self._to_physical("length", data)
+                values = data[()] * self._to_physical("length", data) * self._kernel_end()
                 if values.shape == (n,) and np.isfinite(values).all() and (values > 0).all():
                     return values.astype(np.float32)
         return None
+
+    def _kernel_end(self) -> float:
+        """Where the kernel ends, in smoothing lengths."""
+        if self.code != "swift":
+            return 1.0
+        scheme = self._group("HydroScheme")
+        name = _text(scheme.attrs.get("Kernel function", b"")).lower() if scheme is not None else ""
+        return next((end for kernel, end in _KERNEL_ENDS.items() if kernel in name), _KERNEL_ENDS["cubic spline"])
 
     def _to_physical(self, quantity: str, data: h5py.Dataset | None) -> float:
         """Factor from what is stored to kpc or Msun."""

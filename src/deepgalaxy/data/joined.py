@@ -48,7 +48,7 @@ class JoinedDataset:
             twice = next(name for name in self.identities if self.identities.count(name) > 1)
             raise DatasetError(f"{self._datasets[-1].path}: encounter {twice} is in two of the data sets; name each "
                                "once")
-        starts = np.cumsum([0, *(len(d.groups) for d in self._datasets)])[:-1]
+        self._starts = starts = np.cumsum([0, *(len(d.groups) for d in self._datasets)])[:-1]
         self.group = np.concatenate([d.group + start for d, start in zip(self._datasets, starts, strict=True)])
         self.camera, self.snapshot, self.view, self.is_encounter = (
             np.concatenate([getattr(d, name) for d in self._datasets])
@@ -58,6 +58,10 @@ class JoinedDataset:
 
     def __len__(self) -> int:
         return len(self.group)
+
+    def path_of(self, group: int) -> Path:
+        """The file that a group lies in."""
+        return self._datasets[int(np.searchsorted(self._starts, group, side="right")) - 1].path
 
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Images (B, H, W) float32 in the stored quantity."""

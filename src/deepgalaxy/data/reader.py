@@ -112,6 +112,10 @@ class Dataset:
                 self._read(int(i), image)
         return out
 
+    def path_of(self, group: int) -> Path:
+        """The file that a group lies in."""
+        return self.path
+
     def surface_density(self, i: int) -> np.ndarray:
         """Image `i` in Msun/kpc^2, float32 (H, W).
 

@@ -35,7 +35,8 @@ def light_from_stored(images: torch.Tensor, logarithmic: bool = True) -> torch.T
 def image_seeds(seed: int, epoch: int, indices) -> np.ndarray:
     """A 62-bit seed for every image, that depends on nothing but these numbers (splitmix64)."""
     with np.errstate(over="ignore"):
-        x = np.asarray(indices, np.uint64) + np.uint64(seed * 1_000_003 + epoch) * np.uint64(0x9E3779B97F4A7C15)
+        start = np.uint64((seed * 1_000_003 + epoch) % 2**64)
+        x = np.asarray(indices, np.uint64) + start * np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     return (x ^ (x >> np.uint64(31))) >> np.uint64(2)

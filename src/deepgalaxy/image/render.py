@@ -74,12 +74,12 @@ def render(positions, masses, view: View, n_pixels: int, field_of_view: float, s
                    np.maximum(np.asarray(smoothing, np.float64) / pixel, 1.5), n_pixels)
     if not image.any():
         raise ViewError(f"no star lies in the field of view of {field_of_view:g} kpc; widen it or move the centre")
-    return image
+    return image.astype(np.float32)
 
 
 @njit(fastmath=True, cache=True)
 def _splat(u, v, weight, radius, n):
-    image = np.zeros((n, n), np.float32)
+    image = np.zeros((n, n))  # in single precision the order of the stars would show: 1e-5 between mirror images
     kernel = np.empty(400)
     for s in range(len(u)):
         h = radius[s]

@@ -40,18 +40,18 @@ def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, re
 
 
 def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
-                     n_views: int = 8, framing: str = "content") -> dict[str, float]:
+                     n_views: int = 8, framing: str = "content", never_told: bool = False) -> dict[str, float]:
     """Two temperatures per label, with the scale told and not, so that central intervals cover what they promise.
 
-    Every second image has its scale told. The temperature of least mean squared difference between the promised and the
-    found coverage at 50, 68, 90 and 95 % is taken.
+    Every second image has its scale told, or none to a model that is `never_told`. The temperature of least mean
+    squared difference between the promised and the found coverage at 50, 68, 90 and 95 % is taken.
     """
     grid = np.geomspace(0.4, 3.0, 31)
     levels = {}
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
         seen = _observe(dataset, index, realism, 98, framing)
-        scale = torch.where(torch.arange(len(index)) % 2 == 0, seen.scale, torch.nan)
+        scale = torch.where((torch.arange(len(index)) % 2 == 0) & (not never_told), seen.scale, torch.nan)
         with torch.inference_mode():
             logits = [model(view, scale)[1] for view in views_of(seen.frames, n_views=n_views)]
         told = ~torch.isnan(scale).numpy()
@@ -71,14 +71,14 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
 
 def fit_correlation(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
                     temperatures: dict[str, float], n_views: int = 4, framing: str = "content",
-                    ) -> list[list[float]] | None:
-    """Correlation (L, L) of the labels' errors where the scale is told, in the order of LABELS.
+                    never_told: bool = False) -> list[list[float]] | None:
+    """Correlation (L, L) of the labels' errors where the scale is told (if ever), in the order of LABELS.
 
     An error is where in its posterior the truth lies, as a normal score. None if fewer than 100 images have all labels.
     """
     from scipy.special import ndtri
 
-    probability, _, _ = predict_dataset(model, dataset, indices, realism, True, temperatures, n_views, 97,
+    probability, _, _ = predict_dataset(model, dataset, indices, realism, not never_told, temperatures, n_views, 97,
                                         framing=framing)
     truths = [dataset.labels[label.column][indices] for label in LABELS]
     known = np.isfinite(truths).all(axis=0)

@@ -14,14 +14,14 @@ from ..image.realism import RealismConfig, draw, noise_strength, observe
 from ..image.strangers import strangers
 from ..labels import HEADS, LABELS, STAGES, UNDISTURBED
 from ..models.losses import ssim
-from ..models.weights import Weights, framing_of
+from ..models.weights import Weights, framing_of, learnt
 from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
 from .honesty import auroc, rank_test, tarp
 from .posterior import at_ranks, coverage_level, distributions, levels_together, quantile, views_of
 from .robustness import robustness
 
-__all__ = ["chosen_images", "evaluate_unseen", "label_figures", "reconstruction"]
+__all__ = ["chosen_images", "confusion", "evaluate_unseen", "label_figures", "reconstruction"]
 
 
 #: What errors are told apart by: name, column of the labels, edges.
@@ -63,15 +63,17 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
               "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
     samples, everything = {}, {}
-    runs = {"clean": (None, True), "realism": (realism, True), "realism_without_scale": (realism, False)}
+    told = not learnt(weights).never_told
+    runs = {"clean": (None, told), "realism": (realism, told), "realism_without_scale": (realism, False)}
     for name, (how, scale_known) in runs.items():
         p, z, side = predict_dataset(weights.model, dataset, indices, how, scale_known, temperatures, n_views,
                                      seed=seed + 5, on_batch=on_batch, framing=framing_of(weights))
         if name == "clean":
             latents = z
-        result[name], samples[name] = _figures(dataset, indices, p, inside, None if scale_known else side,
+        result[name], samples[name] = _figures(dataset, indices, p, inside,
+                                               side if name == "realism_without_scale" else None,
                                                weights.metadata.get("correlation"))
-        everything[name] = label_figures(dataset, indices, p)
+        everything[name], _ = label_figures(dataset, indices, p)
         if name == "realism":
             result["by"] = _breakdown(dataset, indices, p, _signal_to_noise(realism, indices, seed + 5))
     result["all_times"] = {"n_images": len(indices), "time_range": [float(time.min()), float(time.max())], **everything}
@@ -107,9 +109,12 @@ def chosen_images(dataset: Dataset, n_images: int | None, time_range: tuple[floa
     return chosen, inside[chosen]
 
 
-def label_figures(dataset: Dataset, indices: np.ndarray, probability: dict[str, np.ndarray]) -> dict:
-    """Errors, coverage and tests of the error bars per label, of posteriors {label: (N, n_bins)} of these images."""
-    return _figures(dataset, indices, probability, np.ones(len(indices), bool))[0]
+def label_figures(dataset: Dataset, indices: np.ndarray, probability: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    """Errors, coverage and tests of the error bars per label, of posteriors {label: (N, n_bins)} of these images.
+
+    Beside them, as `evaluate_unseen` does, what plots are made of.
+    """
+    return _figures(dataset, indices, probability, np.ones(len(indices), bool))
 
 
 def _figures(dataset, indices, probability, chosen, side=None, correlation=None):
@@ -117,13 +122,15 @@ def _figures(dataset, indices, probability, chosen, side=None, correlation=None)
 
     correlation : (L, L) of the labels' errors, for the joint posterior.
     """
-    figures, samples, scaled, drawn = {}, {}, [], []
+    figures, samples = {}, {}
     indices = indices[chosen]
     group = dataset.group[indices]
-    levels = iter(np.moveaxis(levels_together(np.random.default_rng(0), (100, len(indices)), correlation), 2, 0))
     for label in HEADS if side is not None else LABELS:
         truth = dataset.labels[label.column][indices] if label.column else side[chosen]
-        p = probability[label.name][chosen]
+        known = np.isfinite(truth)  # of the others nothing can be said
+        if not known.any():
+            continue
+        p, truth = probability[label.name][chosen][known], truth[known]
         p16, p50, p84 = (quantile(label, p, q) for q in (0.16, 0.5, 0.84))
         pit = coverage_level(label, p, truth)
         error = np.abs(p50 - truth)
@@ -132,20 +139,36 @@ def _figures(dataset, indices, probability, chosen, side=None, correlation=None)
             "coverage68": float(np.mean(np.abs(pit - 0.5) < 0.34)),
             "coverage95": float(np.mean(np.abs(pit - 0.5) < 0.475)),
             "prior_median_abs_error": float(np.median(np.abs(truth - np.median(truth)))),
-            "rank_test_p": rank_test(pit, group),
+            "rank_test_p": rank_test(pit, group[known]),
         }
         samples[label.name] = {"truth": truth, "p16": p16, "p50": p50, "p84": p84, "pit": pit}
-        if label in LABELS:
-            scaled.append(label.position(truth) / label.n_bins)
-            drawn.append(_positions(p, next(levels)))
-    figures["joint"] = {"tarp": tarp(np.stack(drawn, axis=2), np.stack(scaled, axis=1))}
+    if side is None:  # where the scale is to be found too, draws go by the scale, not by this correlation
+        joint = _joint(dataset, indices, {name: p[chosen] for name, p in probability.items()}, correlation)
+        if joint is not None:
+            figures["joint"] = {"tarp": joint}
     stage = dataset.labels["stage"][indices]
     known = stage != NO_STAGE
     if known.any():
         best = probability["stage"][chosen][known].argmax(1)
-        figures["stage"] = {"accuracy": float((best == stage[known]).mean()), "confusion": np.histogram2d(
-            stage[known], best, bins=(np.arange(len(STAGES) + 1) - 0.5,) * 2)[0].astype(int).tolist()}
+        figures["stage"] = {"accuracy": float((best == stage[known]).mean()),
+                            "confusion": confusion(stage[known], best, len(STAGES))}
     return figures, samples
+
+
+def confusion(truth: np.ndarray, answer: np.ndarray, n: int) -> list[list[int]]:
+    """How many of each of n classes (rows) were taken for which (columns)."""
+    return np.histogram2d(truth, answer, bins=(np.arange(n + 1) - 0.5,) * 2)[0].astype(int).tolist()
+
+
+def _joint(dataset, indices, probability, correlation) -> float | None:
+    """TARP of all labels together, over the images of which all are known; None if there are none."""
+    truth = np.stack([label.position(dataset.labels[label.column][indices]) / label.n_bins for label in LABELS], axis=1)
+    known = np.isfinite(truth).all(axis=1)
+    if not known.any():
+        return None
+    levels = levels_together(np.random.default_rng(0), (100, int(known.sum())), correlation)
+    drawn = [_positions(probability[label.name][known], levels[..., k]) for k, label in enumerate(LABELS)]
+    return tarp(np.stack(drawn, axis=2), truth[known])
 
 
 def _positions(p: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -155,11 +178,13 @@ def _positions(p: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 def _robustness(weights, dataset, indices, realism, temperatures, n_views, seed) -> dict:
-    # More noise can be added to linear pictures only.
-    realism = realism.model_copy(update={"stretched": 0.0, "borders": 0.0})
+    # More noise can be added to linear pictures only, and only to those that have all of theirs.
+    realism = realism.model_copy(update={"stretched": 0.0, "borders": 0.0, "detail": 0.0})
     light, draws = light_of(dataset, indices), draw(image_seeds(seed + 7, 0, indices), dataset.shape[-1])
     seen, _, zoom = observe(light, draws, realism)
     pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][indices]) / zoom
+    if learnt(weights).never_told:
+        pixel_scale = torch.full_like(pixel_scale, torch.nan)
     return robustness(weights.model, seen, pixel_scale, noise_strength(draws, realism), temperatures, n_views, seed)
 
 
@@ -171,7 +196,7 @@ def _breakdown(dataset, indices, probability, signal) -> dict:
     columns = [(name, dataset.labels[column][indices], edges) for name, column, edges in _BY]
     columns.append(("signal_to_noise", signal, (0, 40, 80, 160, 320, np.inf)))
     for name, values, edges in columns:
-        tables[name] = [_row(error, (values >= low) & (values < high),
+        tables[name] = [_row(error, (values >= low) & ((values < high) | (values == edges[-1]) & (high == edges[-1])),
                              {"low": low, "high": high if np.isfinite(high) else None})
                         for low, high in zip(edges, edges[1:], strict=False)]
     tables["stage"] = [_row(error, stage == k, {"stage": title}) for k, title in enumerate(STAGES)]
@@ -179,7 +204,8 @@ def _breakdown(dataset, indices, probability, signal) -> dict:
 
 
 def _row(error, here, what) -> dict:
-    medians = {name: float(np.median(values[here])) for name, values in error.items()} if here.any() else {}
+    medians = {name: float(np.nanmedian(values[here])) for name, values in error.items()
+               if np.isfinite(values[here]).any()}
     return {**what, "n_images": int(here.sum()), **medians}
 
 
@@ -252,10 +278,12 @@ def _shown(weights, library, dataset, indices, realism, temperatures, n_views, s
         pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][index])
         seen = observe_frames(light_of(dataset, index), pixel_scale, image_seeds(seed + 8, 0, index), realism,
                               framing=framing_of(weights))
-        p, encodings = distributions(weights.model, seen.frames, seen.scale, temperatures, n_views)
-        views = torch.stack(views_of(seen.frames[:, 0], n_views=len(encodings)), dim=1).numpy()
+        scale = seen.scale if not learnt(weights).never_told else torch.full_like(seen.scale, torch.nan)
+        p, encodings = distributions(weights.model, seen.frames, scale, temperatures, n_views)
+        views = torch.cat(views_of(seen.frames, n_views=len(encodings)), dim=1).numpy()
         for k, time in enumerate(dataset.labels["time"][index]):
-            implausibility = library.implausibility({name: values[k] for name, values in p.items()})
+            implausibility = library.implausibility({name: values[k] for name, values in p.items()
+                                                     if name not in learnt(weights).untrained})
             z = np.stack([encoding.mu[k].numpy() for encoding in encodings])
             dt.append(abs(library.matches(z, views[k], 1, implausibility=implausibility)[0].time_myr - time))
     return {"median_abs_dt_shown": float(np.median(dt))}

@@ -14,7 +14,7 @@ from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, LABELS
-from ..models.weights import Weights, framing_of, load_weights
+from ..models.weights import Weights, framing_of, learnt, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
@@ -102,14 +102,17 @@ class Predictor:
                                f"{weights.sha256[:12]}); make it again with 'deepgalaxy index'")
         if not 1 <= n_views <= 8:
             raise ConfigError(f"n_views = {n_views}: must be in 1..8")
-        self.weights, self.library, self.n_views = weights, library, n_views
+        # Pictures that were shown as they are were never mirrored nor turned.
+        self.weights, self.library = weights, library
+        self.n_views = n_views if framing_of(weights) == "content" else 1
+        self.learnt = learnt(weights)
         self._temperatures = weights.metadata.get("temperatures", {})
         self._correlation = weights.metadata.get("correlation")
         self._frames = FRAMINGS[framing_of(weights)]
 
     def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
                 redshift: float | None = None, mass: float | None = None, mass_dex: float | None = None,
-                ext: int | str | None = None, n_matches: int = 5) -> Story:
+                ext: int | str | None = None, n_matches: int = 5, ranking: dict[str, float] | None = None) -> Story:
         """The story of one picture.
 
         Parameters
@@ -119,6 +122,8 @@ class Predictor:
         mass, mass_dex : of the stars of both galaxies, Msun, and its error (0.2 if not given): times then are in Myr
             of this system, otherwise in Myr of the simulated primary; see `Story.clock`.
         ext : extension of a FITS file.
+        ranking : {"picture_weight", "posterior_weight"} of the look-alikes, if not the usual ones; see
+            `Library.matches`.
 
         Raises
         ------
@@ -140,12 +145,13 @@ class Predictor:
         kpc, source = scale.of(picture)
         side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
         side_kpc = side_pixels * kpc if kpc is not None else None
-        log_scale = torch.tensor([np.log10(side_kpc / 100) if side_kpc else np.nan], dtype=torch.float32)
+        told = side_kpc and not self.learnt.never_told
+        log_scale = torch.tensor([np.log10(side_kpc / 100) if told else np.nan], dtype=torch.float32)
         model = self.weights.model
         probability, encodings = distributions(model, frame, log_scale, self._temperatures, self.n_views)
         properties, stage, curves = summarise(probability, 0, QUANTILES)
         estimate = None
-        if kpc is None:
+        if kpc is None and self.learnt.scale < 1 and FRAME_SIDE.name not in self.learnt.untrained:
             side = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], list(QUANTILES.values()))[0]
             estimate = dict(zip(QUANTILES, map(float, side / side_pixels), strict=True))
         maps = torch.cat([encoding.maps for encoding in encodings])
@@ -155,6 +161,7 @@ class Predictor:
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
             features = model.unscaled_features(maps).numpy()
         flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)
+        flags += self.learnt.flags(kpc is not None)
         clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
                           0.2 if mass_dex is None else mass_dex)
         if clock["basis"] == "mass":
@@ -164,8 +171,10 @@ class Predictor:
         matches, familiarity = [], float("nan")
         if self.library is not None:
             views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(z))])
-            implausibility = self.library.implausibility({name: p[0] for name, p in probability.items()})
-            matches = self.library.matches(z, views, n_matches, implausibility=implausibility)
+            implausibility = self.library.implausibility({name: p[0] for name, p in probability.items()
+                                                          if name not in self.learnt.untrained})
+            ranking = {**({} if self.learnt.z else {"picture_weight": 1.0}), **(ranking or {})}
+            matches = self.library.matches(z, views, n_matches, implausibility=implausibility, **ranking)
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
@@ -201,9 +210,11 @@ class Predictor:
         canvas = torch.from_numpy(np.asarray(images, np.float32))[:, None]
         framing = self._frames(canvas)
         frames = stretch(cut_frames(canvas, framing))
-        kpc = np.full(len(images), np.nan) if kpc_per_pixel is None else np.asarray(kpc_per_pixel, float)
+        untold = kpc_per_pixel is None or self.learnt.never_told
+        kpc = np.full(len(images), np.nan) if untold else np.asarray(kpc_per_pixel, float)
         scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
-        probability, encodings = distributions(self.weights.model, frames, scale, self._temperatures, n_views)
+        probability, encodings = distributions(self.weights.model, frames, scale, self._temperatures,
+                                               min(n_views, self.n_views))
         return probability, encodings[0].mu.numpy()
 
 

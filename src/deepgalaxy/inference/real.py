@@ -85,7 +85,7 @@ def read_table(folder: str | Path) -> list[dict]:
         rows = [{"file": path.name} for path in sorted(folder.iterdir()) if path.suffix.lower() in _PICTURES]
     else:
         try:
-            with open(tables[0], newline="", encoding="utf-8") as file:
+            with open(tables[0], newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(f"{tables[0]}: cannot be read as CSV ({error})") from None

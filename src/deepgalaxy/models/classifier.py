@@ -108,11 +108,12 @@ class Depthwise(nn.Conv2d):
 @lru_cache(maxsize=64)
 def _taps(h: int, w: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which weight of the kernel leads from one cell (second) to another (first), and whether there is one."""
-    rows, columns = (torch.arange(n) - torch.arange(n)[:, None] + kernel // 2 for n in (h, w))
-    rows, columns = rows[:, None, :, None], columns[None, :, None, :]
-    inside = (rows >= 0) & (rows < kernel) & (columns >= 0) & (columns < kernel)
-    taps = rows.clamp(0, kernel - 1) * kernel + columns.clamp(0, kernel - 1)
-    return taps.flatten(), inside.reshape(h * w, h * w).float()
+    with torch.inference_mode(False):  # what is made in it could never be trained through
+        rows, columns = (torch.arange(n) - torch.arange(n)[:, None] + kernel // 2 for n in (h, w))
+        rows, columns = rows[:, None, :, None], columns[None, :, None, :]
+        inside = (rows >= 0) & (rows < kernel) & (columns >= 0) & (columns < kernel)
+        taps = rows.clamp(0, kernel - 1) * kernel + columns.clamp(0, kernel - 1)
+        return taps.flatten(), inside.reshape(h * w, h * w).float()
 
 
 def soft_targets(label: Label, values: torch.Tensor) -> torch.Tensor:

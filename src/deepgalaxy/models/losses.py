@@ -20,8 +20,14 @@ def ssim(a: torch.Tensor, b: torch.Tensor, data_range: float = 1.0, window: int 
     ----------
     Wang et al. (2004), IEEE Trans. Image Process. 13, 600, eq. 13; K1 = 0.01, K2 = 0.03.
     """
-    n = window**2
+    # Variances are small differences of large numbers: half precision would lose them.
+    at_least_single = torch.promote_types(a.dtype, torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        return _ssim(a.to(at_least_single), b.to(at_least_single), data_range, window)
 
+
+def _ssim(a, b, data_range, window):
+    n = window**2
     down, across = (_bands(size, window).to(a) for size in a.shape[-2:])
 
     def mean(x):  # a third of the time of avg_pool2d along one axis and then the other, on the CPU
@@ -38,8 +44,9 @@ def ssim(a: torch.Tensor, b: torch.Tensor, data_range: float = 1.0, window: int 
 @lru_cache(maxsize=16)
 def _bands(size: int, window: int) -> torch.Tensor:
     """(size, size - window + 1): x @ this is the mean of every `window` neighbours."""
-    offset = torch.arange(size)[:, None] - torch.arange(size - window + 1)
-    return ((offset >= 0) & (offset < window)).float() / window
+    with torch.inference_mode(False):  # what is made in it could never be trained through
+        offset = torch.arange(size)[:, None] - torch.arange(size - window + 1)
+        return ((offset >= 0) & (offset < window)).float() / window
 
 
 def image_loss(reconstruction: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

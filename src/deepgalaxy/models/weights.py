@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import ConfigError, ModelError
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
-__all__ = ["Weights", "framing_of", "save_weights", "load_weights", "update_metadata"]
+__all__ = ["Weights", "Learnt", "framing_of", "learnt", "save_weights", "load_weights", "update_metadata"]
 
 _FORMAT = "deepgalaxy-weights"
 
@@ -74,6 +74,41 @@ def load_weights(path: str | Path) -> Weights:
 def framing_of(weights: Weights) -> str:
     """How the pictures were framed that the model was trained on: "content" or "whole"."""
     return weights.metadata["training"].get("framing", "content")
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a recipe left in or out: parts that were switched off still answer, with whatever they began with."""
+
+    scale: float = 0.5  #: share of the images whose scale was told
+    untrained: tuple[str, ...] = ()  #: labels whose weight was 0
+    z: bool = True  #: the VAE and its labels had a weight
+
+    @property
+    def never_told(self) -> bool:
+        """It has only ever seen pictures of unknown scale."""
+        return self.scale == 0
+
+    def flags(self, scale_known: bool) -> list[str]:
+        """What every answer of such a model has to say."""
+        texts = [f"this model was not trained for {name.replace('_', ' ')}: its answer means nothing"
+                 for name in self.untrained]
+        if self.never_told and scale_known:
+            texts.append("this model was trained without the size of a pixel, and does not use it")
+        if self.scale == 1 and not scale_known:
+            texts.append("this model was always told the size of a pixel: without it, its answers mean little")
+        if not self.z:
+            texts.append("the latent space of this model was not trained: look-alikes are found by their looks alone")
+        return texts
+
+
+def learnt(weights: Weights) -> Learnt:
+    """What the training of these weights left in or out."""
+    loss = weights.metadata["training"].get("loss", {})
+    of_labels = loss.get("labels", {})
+    latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
+    return Learnt(loss.get("scale_known", 0.5), tuple(sorted(name for name, w in of_labels.items() if w == 0)),
+                  not all(loss.get(name, 1) == 0 for name in latent))
 
 
 def update_metadata(path: str | Path, output: str | Path | None = None, **metadata) -> None:

@@ -10,12 +10,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ..labels import LABELS, Label
+from ..labels import LABELS, STAGES, Label
 from . import make_folder, unit, write_file
 from .figures import CMAP, THEME, png, tick_values
 from .html import fill
 
-__all__ = ["write_evaluation", "evaluation_figure", "where"]
+__all__ = ["write_evaluation", "confusion_figure", "evaluation_figure", "where"]
 
 _KINDS = {"clean": "Clean images", "realism": "With observational realism",
           "realism_without_scale": "With observational realism, scale unknown"}
@@ -63,7 +63,7 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
         If the folder cannot be written.
     """
     folder = make_folder(folder)
-    kinds, plots = [], []
+    kinds, plots, confusions = [], [], []
     for kind, title in _KINDS.items():
         table = result.get(kind) or {}
         labels = [label for label in LABELS if label.name in table]
@@ -76,6 +76,10 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
             image = png(evaluation_figure(samples[kind]))
             write_file(folder / f"evaluation_{kind}.png", image)
             plots.append((title, "data:image/png;base64," + base64.b64encode(image).decode()))
+    for name, matrix, names in _confusions(result):
+        image = png(confusion_figure(matrix, names))
+        write_file(folder / f"confusion_{name.replace(' ', '_')}.png", image)
+        confusions.append((name, "data:image/png;base64," + base64.b64encode(image).decode()))
     flat = {**result, **(result.get("reconstruction") or {}), **(result.get("neighbours") or {}),
             **(result.get("familiarity") or {})}
     for kind in ("clean", "realism"):
@@ -83,7 +87,8 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
     page = fill(_BODY, f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result, kinds=kinds,
-                plots=plots, others=others, breakdowns=_breakdowns(result), all_times=_all_times(result))
+                plots=plots, others=others, breakdowns=_breakdowns(result), all_times=_all_times(result),
+                labels=LABELS, confusions=confusions, robustness=_robustness(result))
     return write_file(folder / "evaluation.html", page)
 
 
@@ -92,6 +97,56 @@ def where(row: dict) -> str:
     if "stage" in row:
         return row["stage"]
     return f"{row['low']:g} and more" if row["high"] is None else f"{row['low']:g} to {row['high']:g}"
+
+
+def _confusions(result: dict) -> list[tuple[str, np.ndarray, list[str] | None]]:
+    """Title, matrix and names of what was taken for what."""
+    found = [(f"stage {kind}", ((result.get(kind) or {}).get("stage") or {}).get("confusion"), STAGES)
+             for kind in ("clean", "realism")]
+    found += [(name, matrix, None) for name, matrix in (result.get("confusion") or {}).items()]
+    shown = []
+    for name, matrix, names in found:
+        matrix = np.asarray(matrix if matrix is not None else (), float)
+        if matrix.ndim == 2 and matrix.any():
+            there = (matrix.any(axis=0) | matrix.any(axis=1)) if names else np.ones(len(matrix), bool)
+            shown.append((name, matrix[there][:, there],
+                          [n for n, t in zip(names, there, strict=True) if t] if names else None))
+    return shown
+
+
+def confusion_figure(matrix: np.ndarray, names: list[str] | None) -> Figure:
+    """What was taken for what: rows are the truth, each in shares of its own sum.
+
+    Parameters
+    ----------
+    matrix : (n, n) counts.
+    names : of the n classes, written beside and into their cells; without them, their numbers.
+    """
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(7.5, 6.5), dpi=100, facecolor=THEME["ground"], layout="constrained")
+    ax = figure.subplots()
+    ax.set_facecolor(THEME["panel"])
+    ax.imshow(np.ma.masked_equal(share, 0), cmap=CMAP, vmin=0, vmax=1, origin="lower" if names is None else "upper")
+    if names is not None:
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        ax.set_yticks(range(len(names)), names)
+        for (i, j), value in np.ndenumerate(share):
+            if value:
+                ax.text(j, i, f"{100 * value:.0f} %", ha="center", va="center", fontsize=11,
+                        color=THEME["ground"] if value > 0.55 else THEME["text"])
+    ax.set(xlabel="taken for", ylabel="true")
+    ax.tick_params(colors=THEME["muted"], labelsize=10.5)
+    for text in (ax.xaxis.label, ax.yaxis.label):
+        text.set(color=THEME["text"], fontsize=11.5, fontfamily="DejaVu Sans")
+    for spine in ax.spines.values():
+        spine.set_color(THEME["line"])
+    return figure
+
+
+def _robustness(result: dict) -> list[tuple]:
+    """Share of the images whose answer stays within half of its own 68 % interval, for each change and label."""
+    return [(change, *(f"{100 * of[label.name]['within']:.0f} %" if label.name in of else "–" for label in LABELS))
+            for change, of in (result.get("robustness") or {}).items()]
 
 
 def _breakdowns(result: dict) -> list[dict]:
@@ -252,7 +307,7 @@ _BODY = """\
 <h3>{{ table.title }}: median |error| with realism</h3>
 <div class="scroll">
 <table>
-<thead><tr><th></th><th>images</th><th>time</th><th>mass ratio</th><th>size ratio</th><th>view</th></tr></thead>
+<thead><tr><th></th><th>images</th>{% for label in labels %}<th>{{ label.title }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr><td>{{ row[0] }}</td>{% for x in row[1:] %}<td class="num">{{ x }}</td>{% endfor %}</tr>
@@ -261,6 +316,19 @@ _BODY = """\
 </table>
 </div>
 {% endfor %}
+{% if robustness %}
+<h3>Answers that move less than half of their own 68 % interval when the picture is changed</h3>
+<div class="scroll">
+<table>
+<thead><tr><th></th>{% for label in labels %}<th>{{ label.title }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in robustness %}
+<tr><td>{{ row[0] }}</td>{% for x in row[1:] %}<td class="num">{{ x }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
 {% if others %}
 <h3>Reconstruction, look-alikes and familiarity</h3>
 <div class="scroll">
@@ -275,6 +343,13 @@ _BODY = """\
 <h2>{{ title }}</h2>
 <p class="muted">Dashed: the ideal. Blue: running median of the predictions, and the band of 68 % of them.</p>
 <img class="plot" src="{{ source }}" alt="predicted against true, PIT and coverage: {{ title }}">
+</section>
+{% endfor %}
+{% for name, source in confusions %}
+<section class="plots">
+<h2>What was taken for what: {{ name }}</h2>
+<p class="muted">Each row adds up to 100 %.</p>
+<img class="plot" style="max-width: 46rem" src="{{ source }}" alt="confusion matrix: {{ name }}">
 </section>
 {% endfor %}
 <section id="unknown">

@@ -10,21 +10,46 @@ import torch
 
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
+from ..errors import DatasetError
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
-from ..models.weights import Weights, framing_of, load_weights, update_metadata
+from ..models.weights import Weights, framing_of, learnt, load_weights, update_metadata
+from ..training.fit import TrainConfig, split
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, rewrite_library, write_library
 
-__all__ = ["calibrate", "build_library", "keep_library"]
+__all__ = ["calibrate", "build_library", "keep_library", "not_trained_on"]
 
 
 def _held_out(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
-    """Mask (N,) of the images of encounters that were held out when the model was trained."""
+    """Mask (N,) of the images of encounters that were held out when the model was trained.
+
+    Of a random split, the images that it held out.
+    """
     names = set(weights.metadata.get("validation_encounters", []))
     groups = [g for g, identity in enumerate(dataset.identities) if identity in names]
-    return np.isin(dataset.group, groups) & dataset.is_encounter
+    held = np.isin(dataset.group, groups) & dataset.is_encounter
+    if weights.metadata["training"].get("split") == "random" and held.any():
+        if weights.metadata.get("n_images") != len(dataset):
+            raise DatasetError(f"{dataset.path}: holds {len(dataset)} images, the model was trained on a random split "
+                               f"of {weights.metadata.get('n_images')}; give the data set of its training")
+        training = TrainConfig.parse(weights.metadata["training"], "recipe of the model")
+        held &= np.isin(np.arange(len(dataset)), split(training, dataset)[1][1])
+    return held
+
+
+def not_trained_on(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
+    """Indices of the images that were held out; if there are none, of the encounters that were not trained on."""
+    held = _held_out(weights, dataset)
+    if not held.any():
+        known = set(weights.metadata.get("training_encounters", []))
+        groups = [g for g, identity in enumerate(dataset.identities) if identity not in known]
+        held = np.isin(dataset.group, groups) & dataset.is_encounter
+    if not held.any():
+        raise DatasetError(f"{dataset.path}: the model was trained on all of its encounters; calibrate on others, or "
+                           "keep its temperatures (--no-calibration)")
+    return np.flatnonzero(held)
 
 
 def _spread(indices: np.ndarray, n: int) -> np.ndarray:
@@ -40,13 +65,12 @@ def calibrate(model: str | Path, data, n_images: int = 2048, output: str | Path 
     output : the calibrated weights; without it, `model` itself is changed.
     """
     weights, dataset = load_weights(model), open_data(data)
-    held = np.flatnonzero(_held_out(weights, dataset))
-    if len(held) == 0:
-        held = np.flatnonzero(dataset.is_encounter)
-    held = np.random.default_rng(1).permutation(held)
-    realism, framing = _realism_of(weights), framing_of(weights)
-    temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, framing=framing)
-    correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, framing=framing)
+    held = np.random.default_rng(1).permutation(not_trained_on(weights, dataset))
+    realism, framing, never_told = _realism_of(weights), framing_of(weights), learnt(weights).never_told
+    views = 8 if framing == "content" else 1  # pictures shown as they are were never mirrored nor turned
+    temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, views, framing, never_told)
+    correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, min(views, 4),
+                                  framing, never_told)
     update_metadata(model, output, temperatures=temperatures, correlation=correlation)
     return temperatures
 
@@ -93,7 +117,7 @@ def keep_library(model: str | Path, library: Library, data, path: str | Path) ->
     an encounter may be, and what observation does to z, is learnt from the data set.
     """
     weights, dataset = load_weights(model), open_data(data)
-    images, realism = _spread(np.flatnonzero(dataset.is_encounter), 1024), _realism_of(weights)
+    images, realism = _spread(not_trained_on(weights, dataset), 1024), _realism_of(weights)
     observed, features = _encodings(weights, dataset, images, realism)
     metric = _metric(weights, dataset, images, library.arrays["z"], observed, realism)
     rewrite_library(library, path, unseen_features=features, model_sha256=weights.sha256, metric=metric)

@@ -87,6 +87,8 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
 
 def _local_distances(z: np.ndarray, metric: np.ndarray) -> np.ndarray:
     """How dense the library is around each image (N,): a hub in a dense region is no better match for it."""
+    if len(z) < 2:
+        return np.ones(len(z), np.float32)
     return LatentIndex(z, metric).search(z, 11)[0][:, 1:].mean(axis=1).astype(np.float32)
 
 
@@ -219,8 +221,10 @@ class Library:
         for label in LABELS:
             if label.column in self.labels and label.name in probability:
                 p = np.asarray(probability[label.name], float)
-                bins = np.clip(label.position(self.labels[label.column]).astype(int), 0, label.n_bins - 1)
-                total += np.minimum(-np.log(np.maximum(p / p.max(), 1e-9)), 5)[bins]
+                position = label.position(self.labels[label.column])
+                bins = np.clip(np.nan_to_num(position).astype(int), 0, label.n_bins - 1)
+                cost = np.minimum(-np.log(np.maximum(p / p.max(), 1e-9)), 5)
+                total += np.where(np.isfinite(position), cost[bins], 0)
                 n += 1
         return total / max(n, 1)
 
@@ -259,7 +263,7 @@ class Library:
             key = int(self.encounter[row])
             if key not in best or entry[0] < best[key][0]:
                 best[key] = entry
-        typical = float(np.median(self._local))
+        typical = max(float(np.median(self._local)), 1e-6)
         ranked = sorted(best.values(), key=lambda entry: entry[0])[:k]
         return [self._match(row, distance / typical, picture) for _, row, distance, picture in ranked]
 

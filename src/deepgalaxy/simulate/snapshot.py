@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import SimulationError
 from ..files import open_sealed, sealed_hdf5
 
-__all__ = ["CannotWrite", "Encounter", "MAX_DRIFT", "stages"]
+__all__ = ["CannotWrite", "Encounter", "MAX_DRIFT", "drift_of", "stages"]
 
 FORMAT = "deepgalaxy-encounter"
 FORMAT_VERSION = 2
@@ -103,6 +103,16 @@ class Encounter:
         except (OSError, KeyError, RuntimeError) as error:
             raise SimulationError(f"{path}: damaged encounter file ({error}); delete it and simulate "
                                   "again, only this encounter will run") from None
+
+
+def drift_of(path: str | Path) -> float:
+    """The larger drift of energy and angular momentum that an encounter file records, without reading its stars."""
+    try:
+        with open_sealed(path) as f:
+            return float(max(f.attrs["energy_drift"], f.attrs["angular_momentum_drift"]))
+    except (OSError, KeyError) as error:
+        raise SimulationError(f"{path}: damaged encounter file ({error}); delete it and simulate again, only this "
+                              "encounter will run") from None
 
 
 def stages(time: np.ndarray, separation: np.ndarray, merged_below: float = 3.0) -> np.ndarray:

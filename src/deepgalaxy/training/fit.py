@@ -135,7 +135,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     newest = Checkpoints.newest(output / "checkpoints")
     if newest is not None:
         _refuse_another_recipe(config, output / "recipe.json")
-        if Checkpoints.epoch(newest) + 1 >= config.epochs and path.is_file():
+        if Checkpoints.epoch(newest) + 1 >= config.epochs and _epochs_of(path) == config.epochs:
             say(f"{path}: all {config.epochs} epochs are done")
             return path  # as it is, with what calibration added
         if Checkpoints.epoch(newest) >= config.epochs:
@@ -168,7 +168,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if start is not None:
         before = set(start.metadata.get("training_encounters", []))
         if config.split == "random" and before & trained_on:
-            _refuse_another_split(config, start)
+            _refuse_another_split(config, start, len(dataset))
         trained_on |= before
         for model in (module.model, module.averaged.module):
             model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
@@ -225,6 +225,16 @@ def split(config: TrainConfig, dataset) -> tuple[tuple, tuple]:
     return groups, tuple(np.flatnonzero(np.isin(dataset.group, part)) for part in groups)
 
 
+def _epochs_of(path: Path) -> int | None:
+    """How many epochs weights were meant to be trained; None if there are none, or none that can be read."""
+    from ..models.weights import load_weights
+
+    try:
+        return load_weights(path).metadata["training"].get("epochs")
+    except ModelError:
+        return None
+
+
 def _check_heads(config: TrainConfig) -> None:
     """Features can be kept only where a picture is the same in every pass."""
     for key, value, right, allowed in (
@@ -251,11 +261,15 @@ def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
                           f"{before[changed[0]]}; choose another output or delete its checkpoints")
 
 
-def _refuse_another_split(config: TrainConfig, start) -> None:
+def _refuse_another_split(config: TrainConfig, start, n_images: int) -> None:
     """Weights that saw this data set may go on with it only where the same images are held out."""
     theirs = TrainConfig.parse(start.metadata["training"], "recipe of the weights")
     before, now = ((c.split, c.validation_share, c.seed if c.split_seed is None else c.split_seed)
                    for c in (theirs, config))
+    if start.metadata.get("n_images", n_images) != n_images:
+        raise ConfigError(f"start_from = {config.start_from}: was trained on a random split of "
+                          f"{start.metadata['n_images']} images, {config.data} has {n_images}: some that would be held "
+                          "out here were trained on; give the same data")
     if before != now:
         raise ConfigError(f"start_from = {config.start_from}: was trained on images that would be held out here (split "
                           f"{before[0]}, validation_share {before[1]:g}, split_seed {before[2]}; here {now[0]}, "

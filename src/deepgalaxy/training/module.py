@@ -101,7 +101,7 @@ class TrainingModule(lightning.LightningModule):
         else:
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed + 1, 0, index),
                                   self.realism if dataloader_idx else None, framing=self.framing)
-            scale = seen.scale
+            scale = seen.scale if self.loss.scale_known > 0 else torch.full_like(seen.scale, torch.nan)
         return {"frames": seen.frames, "scale": scale, "ideal": seen.ideal, "labels": batch}
 
     def training_step(self, batch, _):
