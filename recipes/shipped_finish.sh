@@ -3,10 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run="uv run --no-sync"
-$run deepgalaxy index --model work/shipped/model.safetensors --data work/wide3.h5 -o work/references \
+$run deepgalaxy index --model work/shipped/model.safetensors --data work/wide3.h5 --data work/wide2.h5 -o work/references \
     --images 48000 --no-calibration
 # Error bars, and how unusual an unseen encounter may be, from some of the wide design that were not trained on.
-$run deepgalaxy index --model work/shipped/model.safetensors --references work/references --data work/wide2.h5 \
+$run deepgalaxy index --model work/shipped/model.safetensors --references work/references --data work/wide4.h5 \
     -o work/library
 cp work/library/model.safetensors work/library/library.h5 src/deepgalaxy/shipped/
 $run deepgalaxy evaluate --data work/unseen.h5 --images 2000 --json work/library/evaluation.json \

@@ -23,22 +23,22 @@ chance pairs are stages of their own, and pictures of something else are flagged
 and gas were never shown.
 
 ## Data
-Three suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md: `core`,
+Four suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md: `core`,
 428 encounters, `wide`, 256, with mass ratios from 0.1, pericentres of 2-40 kpc, bound to hyperbolic orbits, discs
 and bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr, single galaxies and chance pairs, and
-`wide-3`, 410 more of the wide design. {n_trained:,} encounters were trained on; the others of these suites were held
-out. The library is of `wide-3`: {n_encounters} encounters. Error bars, and how unusual an unseen encounter may be, come
-from `wide-2`, 186 encounters of the wide design that were not trained on. `core` and `wide` were simulated with earlier
+`wide-3` and `wide-2`, 410 and 186 more of the wide design. {n_trained:,} encounters were trained on; the others of
+these suites were held out. The library is of `wide-3` and `wide-2`: {n_encounters} encounters. Error bars, and how
+unusual an unseen encounter may be, come from `wide-4`, 120 encounters of the wide design that were not trained on. `core` and `wide` were simulated with earlier
 versions of gravity and discs, the others and the encounters of the table below with the present one.
 
 ## Training
 Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}. Last part: {epochs}
-epochs of {images_per_epoch:,} images of `wide-3`, batch {batch_size}, {algorithm} with warm-up and cosine, averaged
-weights are the result. It went on from weights that had seen 377,000 images of `core` and then 328,000 of `core` and
-`wide` (`recipes/shipped_first.yaml`, `shipped_second.yaml`; heads were mapped bin by bin onto wider labels in between,
-docs/log.md, 2026-11-24). {realistic:.0f} % of the images pass through observational realism
-(`src/deepgalaxy/image/realism.py`), in the last part as fine and bright as in the table below. `recipes/shipped.sh`
-makes it all again.
+epochs of {images_per_epoch:,} images of `wide-3` and `wide-2`, batch {batch_size}, {algorithm} with warm-up and
+cosine, averaged weights are the result. It went on from weights that had seen 377,000 images of `core`, then 328,000 of
+`core` and `wide`, then 197,000 of `wide-3` (`recipes/shipped_first.yaml`, `shipped_second.yaml`, `shipped_third.yaml`).
+{realistic:.0f} % of the images pass through observational realism (`src/deepgalaxy/image/realism.py`), in the last two
+parts as fine and bright as in the table below. `recipes/shipped.sh` makes such weights again, not these to the bit:
+between the first two parts heads were mapped bin by bin onto wider labels (docs/log.md, 2026-11-24).
 
 ## Protocol and figures
 `unseen`: {test_encounters} whole encounters of another seed, {test_images:,} images, {t0:g}..{t1:g} Myr, frames found
