@@ -28,8 +28,9 @@ Four suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), 
 and bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr, single galaxies and chance pairs, and
 `wide-3` and `wide-2`, 410 and 186 more of the wide design. {n_trained:,} encounters were trained on; the others of
 these suites were held out. The library is of `wide-3` and `wide-2`: {n_encounters} encounters. Error bars, and how
-unusual an unseen encounter may be, come from `wide-4`, 120 encounters of the wide design that were not trained on. `core` and `wide` were simulated with earlier
-versions of gravity and discs, the others and the encounters of the table below with the present one.
+unusual an unseen encounter may be, come from `wide-4`, 120 encounters of the wide design that were not trained on.
+`core` and `wide` were simulated with earlier versions of gravity and discs, the others and the encounters of the table
+below with the present one.
 
 ## Training
 Backbone {backbone} at stride {stride}, activation maps of {channels} channels, z of {latent}. Last part: {epochs}

@@ -57,7 +57,7 @@ def _spread(indices: np.ndarray, n: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:n])
 
 
-def calibrate(model: str | Path, data, n_images: int = 2048, output: str | Path | None = None,
+def calibrate(model: str | Path, data, n_images: int = 4096, output: str | Path | None = None,
               ) -> dict[str, float]:
     """Find temperatures and the correlation of errors on encounters held out of training; store them with the weights.
 
