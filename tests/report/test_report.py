@@ -10,6 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from deepgalaxy.report import (
     write_file,
 )
 from deepgalaxy.report.evaluation import write_evaluation
-from deepgalaxy.report.figures import _width, _wrap, save_story, story_figure
+from deepgalaxy.report.figures import _posterior, _width, _wrap, save_story, story_figure
 from deepgalaxy.report.html import json_ready, safe_name, write_report
 from deepgalaxy.report.terminal import story_table
 
@@ -291,3 +292,14 @@ def test_evaluation_page_shows_figures_and_plots(tmp_path):
 def test_evaluation_without_samples_or_figures_is_a_page(tmp_path):
     html = write_evaluation({"protocol": "paper", "top1": 0.25}, None, tmp_path).read_text("utf-8")
     assert "0.25" in html and "same\nencounter" in html and 'class="plot"' not in html
+
+
+def test_the_clock_of_a_system_leaves_its_axis_readable():
+    """In Myr of a heavy system the curve is narrow: the axis still spans the label's range and has its ticks."""
+    axes, label = Figure().subplots(), LABELS[0]
+    edges, probability = np.linspace(40.0, 190.0, label.n_bins + 1), np.full(label.n_bins, 1 / label.n_bins)
+    quantiles = dict(zip(("p05", "p16", "p50", "p84", "p95"), np.quantile(edges, (0.05, 0.16, 0.5, 0.84, 0.95)),
+                         strict=True))
+    _posterior(axes, label, quantiles, (edges, probability))
+    low, high = axes.get_xlim()
+    assert (low, high) == (label.low, label.high) and sum(low <= tick <= high for tick in axes.get_xticks()) >= 3

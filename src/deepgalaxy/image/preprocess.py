@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ..errors import ImageError
 
 __all__ = ["FRAME_PIXELS", "FRAMINGS", "Framing", "find_frames", "whole_frames", "cut_frames", "stretch", "to_canvas",
-           "asinh", "largest_of_nine", "quantile"]
+           "asinh", "largest_of_nine", "opened", "quantile"]
 
 #: Pixels on a side of a frame.
 FRAME_PIXELS = 112
@@ -180,9 +180,12 @@ FRAMINGS = {"content": find_frames, "whole": whole_frames}
 
 def _without_stars(canvas: torch.Tensor) -> torch.Tensor:
     """Grey opening at 80 pixels: what is narrower than 3 of them (4 % of the canvas) goes."""
-    canvas = F.interpolate(canvas, size=(80, 80), mode="area")
-    eroded = -largest_of_nine(-canvas)
-    return largest_of_nine(eroded)
+    return opened(F.interpolate(canvas, size=(80, 80), mode="area"))
+
+
+def opened(images: torch.Tensor) -> torch.Tensor:
+    """Grey opening by 3 x 3 pixels: what is narrower goes."""
+    return largest_of_nine(-largest_of_nine(-images))
 
 
 def largest_of_nine(images: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
 from .honesty import auroc, rank_test, tarp
 from .posterior import at_ranks, coverage_level, distributions, levels_together, quantile, views_of
+from .predictor import look_alikes
 from .robustness import robustness
 
 __all__ = ["chosen_images", "confusion", "evaluate_unseen", "label_figures", "reconstruction"]
@@ -182,9 +183,7 @@ def _robustness(weights, dataset, indices, realism, temperatures, n_views, seed)
     realism = realism.model_copy(update={"stretched": 0.0, "borders": 0.0, "detail": 0.0})
     light, draws = light_of(dataset, indices), draw(image_seeds(seed + 7, 0, indices), dataset.shape[-1])
     seen, _, zoom = observe(light, draws, realism)
-    pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][indices]) / zoom
-    if learnt(weights).never_told:
-        pixel_scale = torch.full_like(pixel_scale, torch.nan)
+    pixel_scale = learnt(weights).told(torch.from_numpy(dataset.labels["pixel_scale"][indices]) / zoom)
     return robustness(weights.model, seen, pixel_scale, noise_strength(draws, realism), temperatures, n_views, seed)
 
 
@@ -272,18 +271,16 @@ def _neighbours(library, dataset, indices, latents):
 @torch.inference_mode()
 def _shown(weights, library, dataset, indices, realism, temperatures, n_views, seed):
     """How far in time the look-alike is that a person sees first, for observed images of known scale."""
-    dt = []
+    dt, of = [], learnt(weights)
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
         pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][index])
         seen = observe_frames(light_of(dataset, index), pixel_scale, image_seeds(seed + 8, 0, index), realism,
-                              framing=framing_of(weights))
-        scale = seen.scale if not learnt(weights).never_told else torch.full_like(seen.scale, torch.nan)
-        p, encodings = distributions(weights.model, seen.frames, scale, temperatures, n_views)
+                              framing=of.framing)
+        p, encodings = distributions(weights.model, seen.frames, of.told(seen.scale), temperatures, n_views)
         views = torch.cat(views_of(seen.frames, n_views=len(encodings)), dim=1).numpy()
         for k, time in enumerate(dataset.labels["time"][index]):
-            implausibility = library.implausibility({name: values[k] for name, values in p.items()
-                                                     if name not in learnt(weights).untrained})
             z = np.stack([encoding.mu[k].numpy() for encoding in encodings])
-            dt.append(abs(library.matches(z, views[k], 1, implausibility=implausibility)[0].time_myr - time))
+            [best] = look_alikes(library, of, z, views[k], {name: values[k] for name, values in p.items()}, 1)
+            dt.append(abs(best.time_myr - time))
     return {"median_abs_dt_shown": float(np.median(dt))}

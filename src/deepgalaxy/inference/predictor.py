@@ -14,14 +14,14 @@ from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, LABELS
-from ..models.weights import Weights, framing_of, learnt, load_weights
+from ..models.weights import Learnt, Weights, framing_of, learnt, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
 from .posterior import at_ranks, distributions, joint_samples, quantile, ranks, summarise, views_of
-from .story import QUANTILES, Story
+from .story import QUANTILES, Match, Story
 
-__all__ = ["Predictor", "Scale", "load", "shipped"]
+__all__ = ["Predictor", "Scale", "load", "look_alikes", "shipped"]
 
 #: Sides of the frames seen in training, kpc; outside, the scale is not to be believed.
 _FRAME_KPC = (25.0, 450.0)
@@ -102,10 +102,8 @@ class Predictor:
                                f"{weights.sha256[:12]}); make it again with 'deepgalaxy index'")
         if not 1 <= n_views <= 8:
             raise ConfigError(f"n_views = {n_views}: must be in 1..8")
-        # Pictures that were shown as they are were never mirrored nor turned.
-        self.weights, self.library = weights, library
-        self.n_views = n_views if framing_of(weights) == "content" else 1
-        self.learnt = learnt(weights)
+        self.weights, self.library, self.learnt = weights, library, learnt(weights)
+        self.n_views = self.learnt.n_views(n_views)
         self._temperatures = weights.metadata.get("temperatures", {})
         self._correlation = weights.metadata.get("correlation")
         self._frames = FRAMINGS[framing_of(weights)]
@@ -171,10 +169,8 @@ class Predictor:
         matches, familiarity = [], float("nan")
         if self.library is not None:
             views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(z))])
-            implausibility = self.library.implausibility({name: p[0] for name, p in probability.items()
-                                                          if name not in self.learnt.untrained})
-            ranking = {**({} if self.learnt.z else {"picture_weight": 1.0}), **(ranking or {})}
-            matches = self.library.matches(z, views, n_matches, implausibility=implausibility, **ranking)
+            matches = look_alikes(self.library, self.learnt, z, views, {name: p[0] for name, p in probability.items()},
+                                  n_matches, **(ranking or {}))
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
@@ -216,6 +212,17 @@ class Predictor:
         probability, encodings = distributions(self.weights.model, frames, scale, self._temperatures,
                                                min(n_views, self.n_views))
         return probability, encodings[0].mu.numpy()
+
+
+def look_alikes(library: Library, learnt: Learnt, z: np.ndarray, views: np.ndarray,
+                probability: dict[str, np.ndarray], k: int, **ranking) -> list[Match]:
+    """The k best matches of one picture, by what its model has learnt; arguments as of `Library.matches`.
+
+    probability : {label: (n_bins,)} of the picture.
+    """
+    trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
+    ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
+    return library.matches(z, views, k, implausibility=library.implausibility(trained), **ranking)
 
 
 def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) -> list[str]:

@@ -83,11 +83,20 @@ class Learnt:
     scale: float = 0.5  #: share of the images whose scale was told
     untrained: tuple[str, ...] = ()  #: labels whose weight was 0
     z: bool = True  #: the VAE and its labels had a weight
+    framing: str = "content"  #: how pictures were framed
 
     @property
     def never_told(self) -> bool:
         """It has only ever seen pictures of unknown scale."""
         return self.scale == 0
+
+    def told(self, scale: torch.Tensor) -> torch.Tensor:
+        """A scale, or a size of pixels, as far as the model has learnt to use it: else NaN."""
+        return torch.full_like(scale, torch.nan) if self.never_told else scale
+
+    def n_views(self, wanted: int) -> int:
+        """How many mirrored and turned views to average: pictures that were shown as they are never were."""
+        return wanted if self.framing == "content" else 1
 
     def flags(self, scale_known: bool) -> list[str]:
         """What every answer of such a model has to say."""
@@ -108,7 +117,7 @@ def learnt(weights: Weights) -> Learnt:
     of_labels = loss.get("labels", {})
     latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
     return Learnt(loss.get("scale_known", 0.5), tuple(sorted(name for name, w in of_labels.items() if w == 0)),
-                  not all(loss.get(name, 1) == 0 for name in latent))
+                  not all(loss.get(name, 1) == 0 for name in latent), framing_of(weights))
 
 
 def update_metadata(path: str | Path, output: str | Path | None = None, **metadata) -> None:

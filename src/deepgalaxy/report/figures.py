@@ -199,7 +199,8 @@ def _posterior(axes, label: Label, quantiles: dict, distribution):
             axes.axvspan(quantiles[low], quantiles[high], 0.2, 0.7, color=THEME["accent"], alpha=alpha, lw=0)
     else:
         edges, probability = (np.asarray(values, float) for values in distribution)
-        axes.set_xlim(edges[0], edges[-1])
+        # In Myr of a system the curve has a range of its own, which may hold none of the round numbers.
+        axes.set_xlim(min(label.low, edges[0]), max(label.high, edges[-1]))
         peak = max(probability.max(), 1e-9)
         xs, ys = np.repeat(edges, 2)[1:-1], np.repeat(probability, 2)
         axes.fill_between(xs, ys, color=THEME["accent"], alpha=0.10, lw=0)

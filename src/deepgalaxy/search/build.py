@@ -66,11 +66,11 @@ def calibrate(model: str | Path, data, n_images: int = 4096, output: str | Path 
     """
     weights, dataset = load_weights(model), open_data(data)
     held = np.random.default_rng(1).permutation(not_trained_on(weights, dataset))
-    realism, framing, never_told = _realism_of(weights), framing_of(weights), learnt(weights).never_told
-    views = 8 if framing == "content" else 1  # pictures shown as they are were never mirrored nor turned
-    temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, views, framing, never_told)
-    correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, min(views, 4),
-                                  framing, never_told)
+    realism, of = _realism_of(weights), learnt(weights)
+    temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, of.n_views(8), of.framing,
+                                    of.never_told)
+    correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, of.n_views(4),
+                                  of.framing, of.never_told)
     update_metadata(model, output, temperatures=temperatures, correlation=correlation)
     return temperatures
 

@@ -244,7 +244,7 @@ class Library:
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         implausibility : (N,) see there; counts with `posterior_weight`.
         """
-        unlikely = 0.0 if implausibility is None else posterior_weight * np.asarray(implausibility)
+        unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
         query = np.stack([tidy(frame) for frame in frames])
         agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
         distance = self.index.distances(z)
@@ -258,7 +258,7 @@ class Library:
         _, shown = align(query[0], pictures)
         best: dict[int, tuple] = {}
         for (view, row), one, picture in zip(pool, alike, shown, strict=True):
-            fit = _score(relative[view, row], one, picture_weight) + (unlikely[row] if np.ndim(unlikely) else 0.0)
+            fit = _score(relative[view, row], one, picture_weight) + unlikely[row]
             entry = (fit, row, float(distance[view, row]), picture)
             key = int(self.encounter[row])
             if key not in best or entry[0] < best[key][0]:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..image.preprocess import opened
+
 __all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "flipped", "tidy"]
 
 PICTURE_PIXELS = 64
@@ -24,8 +26,7 @@ def tidy(frame: np.ndarray) -> np.ndarray:
     """A frame (n, n) as a picture: smaller, without sky, with stars cut down to what is around them."""
     x = torch.from_numpy(np.ascontiguousarray(frame, np.float32))[None, None]
     x = F.interpolate(x, size=(PICTURE_PIXELS,) * 2, mode="area")
-    opened = F.max_pool2d(-F.max_pool2d(-x, 3, 1, 1), 3, 1, 1)
-    x = torch.minimum(x, F.avg_pool2d(opened, 3, 1, 1) + 0.12)
+    x = torch.minimum(x, F.avg_pool2d(opened(x), 3, 1, 1) + 0.12)
     return ((x - _SKY) / (1 - _SKY)).clamp(0, 1)[0, 0].numpy()
 
 
