@@ -271,6 +271,8 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
                                                        "encounters are simulated into the cache first")] = None,
              n_images: Annotated[int, typer.Option("--images", min=16, help="at most so many")] = 2000,
              report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page")] = None,
+             card: Annotated[Path | None, typer.Option("--card", metavar="FILE", help="write a model card, as Markdown "
+                                                       "(--protocol unseen)")] = None,
              json_file: JsonOption = None) -> None:
     """How good the answers are: errors and tests of the error bars, or real pictures beside published stories."""
     protocols = {"unseen": _evaluate_unseen, "realism": _evaluate_unseen, "paper": _evaluate_paper,
@@ -282,13 +284,21 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
     if protocol in ("real", "paper") and data is None:
         what = "a folder of pictures" if protocol == "real" else "the data set that the model was trained on"
         raise ConfigError(f"protocol = {protocol}: needs --data, {what}")
-    result, table, write = protocols[protocol](load(model, library), data, n_images)
+    if card is not None and protocols[protocol] is not _evaluate_unseen:
+        raise ConfigError(f"card = {card}: a model card is made of --protocol unseen, not of {protocol}")
+    predictor = load(model, library)
+    result, table, write = protocols[protocol](predictor, data, n_images)
     result["protocol"] = protocol
     _write_json(json_file, result)
     if json_file != "-":
         _print(table(result))
     if report is not None:
         say(f"report: {write(report)}")
+    if card is not None:
+        from .report import write_file
+        from .report.card import model_card
+
+        say(f"card: {write_file(card, model_card(predictor.weights, result, predictor.library))}")
 
 
 def _evaluate_unseen(predictor, data, n_images):
