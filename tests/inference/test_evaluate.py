@@ -50,7 +50,7 @@ def test_result_has_the_keys_of_the_design(evaluation, predictor, other_dataset)
             assert 0 <= figures["coverage68"] <= figures["coverage95"] <= 1
             assert 0 <= figures["median_abs_error"] <= label.high - label.low
     assert -1 <= result["reconstruction"]["ssim_vae"] <= 1 and -1 <= result["reconstruction"]["ssim_fcae"] <= 1
-    assert result["neighbours"]["median_abs_dt_5"] >= 0 and result["neighbours"]["median_abs_dt_shown"] >= 0
+    assert all(result["neighbours"][f"median_abs_dt_{name}"] >= 0 for name in ("5", "1", "shown", "shown_clean"))
     assert sum(seen) == 3 * n
     json.dumps(result)
 

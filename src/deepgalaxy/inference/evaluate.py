@@ -270,7 +270,13 @@ def _neighbours(library, dataset, indices, latents):
 
 @torch.inference_mode()
 def _shown(weights, library, dataset, indices, realism, temperatures, n_views, seed):
-    """How far in time the look-alike is that a person sees first, for observed images of known scale."""
+    """How far in time the look-alike is that a person sees first, for images of known scale."""
+    names = {"median_abs_dt_shown": realism, "median_abs_dt_shown_clean": None}
+    return {name: float(np.median(_shown_first(weights, library, dataset, indices, how, temperatures, n_views, seed)))
+            for name, how in names.items()}
+
+
+def _shown_first(weights, library, dataset, indices, realism, temperatures, n_views, seed):
     dt, of = [], learnt(weights)
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
@@ -283,4 +289,4 @@ def _shown(weights, library, dataset, indices, realism, temperatures, n_views, s
             z = np.stack([encoding.mu[k].numpy() for encoding in encodings])
             [best] = look_alikes(library, of, z, views[k], {name: values[k] for name, values in p.items()}, 1)
             dt.append(abs(best.time_myr - time))
-    return {"median_abs_dt_shown": float(np.median(dt))}
+    return dt

@@ -160,7 +160,8 @@ def _neighbours(e: dict) -> str:
                  f"{near['median_abs_dt_5']:.0f} Myr, the nearest {near['median_abs_dt_1']:.0f} Myr. ")
         if near.get("median_abs_dt_shown") is not None:
             text += ("The look-alike that is shown first for an image with realism at a known scale, chosen by z, by "
-                     f"looks and by whether it agrees with the answers: {near['median_abs_dt_shown']:.0f} Myr.")
+                     f"looks and by whether it agrees with the answers: {near['median_abs_dt_shown']:.0f} Myr, "
+                     f"for a clean one {near['median_abs_dt_shown_clean']:.0f} Myr.")
     return text
 
 

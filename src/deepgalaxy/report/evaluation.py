@@ -36,6 +36,7 @@ _OTHERS = {
     "auroc_chance": "stage tells chance pairs from mergers (AUROC)",
     "median_abs_dt_5": "median |time difference| to the five nearest neighbours, Myr",
     "median_abs_dt_shown": "median |time difference| to the look-alike shown first, with realism, Myr",
+    "median_abs_dt_shown_clean": "the same, clean, Myr",
     "top1": "right class of time and camera (top 1)", "within_one_step": "right within one step of time",
     "n_classes": "classes", "n_distinct_classes": "classes that are not mirror images of each other",
 }

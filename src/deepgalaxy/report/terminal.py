@@ -112,7 +112,8 @@ def evaluation_table(result: dict) -> Table:
     if "neighbours" in result:
         near = result["neighbours"]
         table.caption += (f"; 5 nearest in z: median |dt| {near['median_abs_dt_5']:.0f} Myr, the look-alike shown "
-                          f"first: {near['median_abs_dt_shown']:.0f} Myr")
+                          f"first: {near['median_abs_dt_shown']:.0f} Myr (clean "
+                          f"{near['median_abs_dt_shown_clean']:.0f})")
     return table
 
 
