@@ -15,4 +15,4 @@ $run python scripts/model_card.py work/library/evaluation.json > docs/model_card
 $run python scripts/readme_figures.py work/library/evaluation.json
 $run python scripts/latent_figures.py work/unseen.h5 docs
 $run deepgalaxy predict examples/mock_1.fits --redshift 0.02 --report work/story
-cp work/story/mock_1.png docs/story.png
+cp work/story/mock_1_story.png docs/story.png

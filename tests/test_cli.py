@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -113,7 +114,7 @@ def test_bad_pictures_do_not_keep_the_good_one_from_its_story(run, tmp_path, tin
         else:
             assert set(answer) == {"image", "error"} and str(path) in answer["error"]
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "pair.png" in page and "missing.png" in page and (tmp_path / "report" / "pair.png").is_file()
+    assert "pair.png" in page and "missing.png" in page and (tmp_path / "report" / "pair_story.png").is_file()
 
 
 def test_only_bad_pictures_are_status_2(run, tmp_path, tiny_model, bad):
@@ -223,6 +224,19 @@ def test_calibrated_on_other_images_a_library_keeps_its_own(chain, run, tiny_dat
     done = run("index", "--model", tmp_path / "model.safetensors", "--references", model, "--data", tiny_dataset,
                "-o", tmp_path / "no")
     assert done.status == 2 and "was made with another model" in done.err and not (tmp_path / "no").exists()
+
+
+def test_a_library_of_encounters_that_are_new_to_the_model_knows_what_is_familiar(run, tiny_model, other_dataset, png,
+                                                                                 tmp_path):
+    shutil.copy(tiny_model / "model.safetensors", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    done = run("index", "--model", weights, "--data", other_dataset, "-o", tmp_path / "lib")
+    assert done.status == 0, done.err
+    assert len(Library(tmp_path / "lib").arrays["unseen_distances"])
+    done = run("predict", png, "--model", weights, "--library", tmp_path / "lib" / "library.h5", "--json", "-",
+               "--no-report")
+    assert 0 <= json.loads(done.out)[0]["familiarity"] <= 1
+    assert weights.stat().st_mode & 0o777 == (tmp_path / "lib" / "library.h5").stat().st_mode & 0o777
 
 
 def test_two_workers_train_under_torchrun(run, tiny_dataset, tiny_settings, tmp_path):

@@ -115,8 +115,8 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
            json_file: JsonOption = None, kpc_per_pixel: KpcOption = None, arcsec_per_pixel: ArcsecOption = None,
            redshift: RedshiftOption = None, ext: ExtOption = None, model: ModelOption = None,
            library: LibraryOption = None,
-           looks: Annotated[float | None, typer.Option("--looks", min=0, max=1, help="0 ranks by the distance in z "
-                                                       "alone, 1 by the pictures laid on each other; 0.85 without it",
+           looks: Annotated[float | None, typer.Option("--looks", min=0, max=1, help="0 ranks by the distance in z, "
+                                                       "1 by the pictures laid on each other; 0.85 without it",
                                                        show_default=False)] = None,
            any_story: Annotated[bool, typer.Option("--any-story", help="whether or not they agree with the answers of "
                                                    "'predict'")] = False) -> None:
@@ -143,11 +143,15 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
     _write_json(json_file, rows)
     if json_file != "-":
         from rich.table import Table
+        from rich.text import Text
+
+        from .report import printable, short_name
 
         table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
         for row in rows:
             for i, m in enumerate(row.get("matches", [])):
-                table.add_row(Path(row["image"]).name if i == 0 else "", m["encounter"], f"{m['time_myr']:+.0f}",
+                table.add_row(Text(short_name(row["image"]) if i == 0 else ""), Text(printable(m["encounter"])),
+                              f"{m['time_myr']:+.0f}",
                               f"{m['mass_ratio']:.2f}", f"{m['size_ratio']:.2f}", f"{m['view']:.0f}",
                               f"{m['distance']:.2f}")
         _print(table)
@@ -269,7 +273,8 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
              model: ModelOption = None, library: LibraryOption = None,
              data: Annotated[Path | None, typer.Option("--data", help="a data set, or the folder; without it, held-out "
                                                        "encounters are simulated into the cache first")] = None,
-             n_images: Annotated[int, typer.Option("--images", min=16, help="at most so many")] = 2000,
+             n_images: Annotated[int, typer.Option("--images", min=16, help="unseen: at most so many from -150 to 500 "
+                                                   "Myr, and the same share of the others")] = 2000,
              report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page")] = None,
              card: Annotated[Path | None, typer.Option("--card", metavar="FILE", help="write a model card, as Markdown "
                                                        "(--protocol unseen)")] = None,
@@ -299,6 +304,11 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
         from .report.card import model_card
 
         say(f"card: {write_file(card, model_card(predictor.weights, result, predictor.library))}")
+    pictures = [(row["image"], row["error"]) if "error" in row else row for row in result.get("images", ())]
+    for picture in pictures:
+        if isinstance(picture, tuple):
+            say(f"ImageError: {picture[1]}")
+    _exit(pictures)
 
 
 def _evaluate_unseen(predictor, data, n_images):
@@ -409,7 +419,7 @@ def bench_scaling(workers: Annotated[list[int] | None, typer.Option("--workers",
 
 
 @bench_app.command("simulate", epilog="Example: deepgalaxy bench simulate --particles 16384 --particles 65536")
-def bench_simulate(particles: Annotated[list[int] | None, typer.Option("--particles", min=64, help="give it once per "
+def bench_simulate(particles: Annotated[list[int] | None, typer.Option("--particles", min=512, help="give it once per "
                    "number of particles; without it, 16, 32, 65 and 131 thousand")] = None,
                    json_file: JsonOption = None, runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
     """Gravity: seconds per force evaluation and error of our tree, beside pytreegrav's where it is installed."""

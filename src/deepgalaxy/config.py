@@ -91,7 +91,9 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
     elif first["type"] == "missing":
         text = f"'{key}' is missing"
     else:
-        text = f"{key}: {first['msg']}, got {first.get('input')!r}"
+        text = f"{key}: {first['msg'].removeprefix('Value error, ')}"
+        if not isinstance(first.get("input"), dict):  # what a check of several settings says names them itself
+            text += f", got {first.get('input')!r}"
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 

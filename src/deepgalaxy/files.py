@@ -6,6 +6,7 @@ because damaged text can crash the whole process there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -104,7 +105,9 @@ def write_whole(path: str | Path, data: str | bytes | memoryview) -> None:
         If it cannot be written; the file that was there before is still whole.
     """
     path, data = Path(path), data.encode() if isinstance(data, str) else data
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.is_dir() or not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -85,6 +85,26 @@ def test_campaign_that_went_on_adds_what_is_new(runs, tmp_path):
     assert [p.name for p in tmp_path.glob("suite.h5*")] == ["suite.h5"]
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_pictures_of_another_campaign_are_not_taken_for_these(runs, tmp_path, finished):
+    """All suites name their encounters alike."""
+    config = RenderConfig(n_pixels=16, n_cameras=2)
+    path, others = tmp_path / "suite.h5", tmp_path / "others"
+    steps = build_dataset(runs, path, config)
+    next(steps)
+    if finished:
+        list(steps)
+    steps.close()
+    others.mkdir()
+    for i, name in enumerate("abcd"):
+        encounter(name, i, mass_ratio=0.9).write(others / f"{name}.h5")
+    with pytest.raises(DatasetError, match="its a is another encounter .*mass_ratio 0.5, here 0.9.*another output"):
+        list(build_dataset(others, path, config))
+    # Nothing is lost: the first campaign goes on.
+    assert dict(build_dataset(runs, path, config)) == dict.fromkeys("abc")
+    assert (Dataset(path).labels["mass_ratio"] == 0.5).all()
+
+
 @pytest.mark.parametrize("piece", [1, 64 << 20])
 def test_damaged_encounter_is_named_and_the_others_are_rendered(runs, tmp_path, piece, monkeypatch):
     monkeypatch.setattr(build, "_PIECE", piece)

@@ -1,6 +1,7 @@
 """Snapshots of other programs and their labels: units, types, rotation, and what is refused."""
 
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -323,8 +324,38 @@ def test_stages_follow_from_the_separations_where_all_are_given(tmp_path):
     track = [30, 6, 20, 30, 24, 10, 1, 1]
     for i in range(8):
         gadget(tmp_path / f"{i}.hdf5", {2: (x, m)})
-    table(tmp_path, [row(f"{i}.hdf5", 20 * i - 20, separation=s) for i, s in enumerate(track)])
+    table(tmp_path, [row(f"{i}.hdf5", 60 * i - 60, separation=s) for i, s in enumerate(track)])
     np.testing.assert_array_equal(Labels(tmp_path / "labels.csv").encounter("a").stage, [0, 1, 1, 2, 2, 2, 3, 3])
+
+
+def test_galaxies_that_do_not_meet_have_no_time(tmp_path):
+    x, m = pair()
+    for i in range(3):
+        gadget(tmp_path / f"{i}.hdf5", {2: (x, m)})
+    table(tmp_path, [row("0.hdf5", 50, stage="single"), row("1.hdf5", 60, stage=4),
+                     {**row("2.hdf5", 70, stage="chance pair"), "encounter": "b"}])
+    assert dict(build_dataset(tmp_path, tmp_path / "suite.h5", TINY)) == {"a": None, "b": None}
+    assert check_dataset(tmp_path / "suite.h5") == []
+    data = Dataset(tmp_path / "suite.h5")
+    assert not data.is_encounter.any() and np.isnan(data.labels["time"]).all()
+    single = data.group == data.groups.index("a")
+    assert np.isnan(data.labels["mass_ratio"][single]).all() and (data.labels["stage"][single] == 4).all()
+    assert np.isfinite(data.labels["mass_ratio"][~single]).all() and (data.labels["stage"][~single] == 5).all()
+
+    table(tmp_path, [row("0.hdf5", 50, stage="single"), row("1.hdf5", 60)])
+    with pytest.raises(DatasetError, match="encounter 'a': stage must be single"):
+        Labels(tmp_path / "labels.csv")
+
+
+def test_labels_that_were_mended_count_in_a_process_that_read_them_before(tmp_path):
+    x, m = pair()
+    gadget(tmp_path / "0.hdf5", {2: (x, m)})
+    (tmp_path / "labels.yaml").write_text("smoothing: neighbours\n")  # the rows stand in the table beside it
+    for k, time in enumerate((50, 300)):
+        table(tmp_path, [row("0.hdf5", time)])
+        os.utime(tmp_path / "labels.csv", ns=(k, k))
+        assert dict(build_dataset(tmp_path, tmp_path / f"{time}.h5", TINY)) == {"a": None}
+        assert (Dataset(tmp_path / f"{time}.h5").labels["time"] == time).all()
 
 
 def test_yaml_says_the_same_as_the_table_and_how_to_read(folder):

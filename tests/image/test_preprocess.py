@@ -198,6 +198,13 @@ def test_one_bright_pixel_and_pure_noise_still_give_a_frame():
         assert out.shape == (FRAME_PIXELS, FRAME_PIXELS) and np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("value", [-1e4, -1e10, 1e10])
+def test_a_damaged_pixel_is_no_part_of_the_scale(reference, value):
+    pixels = pair()
+    pixels[3, 3] = value
+    np.testing.assert_allclose(frame(pixels), reference, atol=0.02)
+
+
 def test_where_no_light_stands_out_the_whole_canvas_is_framed():
     canvas, _ = to_canvas(np.random.default_rng(1).standard_normal((160, 160)))
     framing = find_frames(canvas)

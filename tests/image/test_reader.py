@@ -152,6 +152,24 @@ def test_uint16_with_bzero_has_the_right_values(tmp_path):
     np.testing.assert_array_equal(picture.pixels, values)
 
 
+def test_uint64_keeps_its_values_and_its_blanks(tmp_path):
+    values = np.arange(40 * 60, dtype=np.uint64).reshape(40, 60)
+    path = write_fits(tmp_path / "u.fits", fits.PrimaryHDU(values))
+    np.testing.assert_array_equal(sound(reader.read(path)).pixels, values)
+    with fits.open(path, "update", do_not_scale_image_data=True) as hdus:
+        hdus[0].header["BLANK"] = 7 - 2**63
+    np.testing.assert_array_equal(np.argwhere(sound(reader.read(path)).mask), [[0, 7]])
+
+
+@pytest.mark.parametrize("nothing", [-3.4028235e38, 3.4028235e38, -1e32])
+def test_the_largest_numbers_stand_for_no_value(tmp_path, nothing):
+    values = sky().astype(np.float32)
+    values[:, :2] = nothing
+    picture = sound(reader.read(write_fits(tmp_path / "n.fits", fits.PrimaryHDU(values))))
+    np.testing.assert_array_equal(picture.mask, values == np.float32(nothing))
+    np.testing.assert_array_equal(picture.pixels[:, 2:], values[:, 2:])
+
+
 @pytest.mark.parametrize("bzero", [0, 32768])
 def test_blank_is_masked_and_filled_with_the_median(tmp_path, bzero):
     values = sky().astype(np.int16)
@@ -312,6 +330,36 @@ def test_sixteen_bit_colour_png_says_that_it_loses_depth(tmp_path):
     picture = sound(reader.read(tmp_path / "c.png"))
     np.testing.assert_array_equal(picture.pixels, sky())
     assert "16-bit colour" in picture.flags[0]
+
+
+def test_sixteen_bit_colour_tiff_keeps_its_depth_or_says_that_it_loses_it(tmp_path):
+    import tifffile
+
+    deep = np.repeat((sky()[::-1, :, None] * 257).astype(np.uint16), 3, axis=2)
+    tifffile.imwrite(tmp_path / "plain.tif", deep, photometric="rgb")
+    picture = sound(reader.read(tmp_path / "plain.tif"))
+    np.testing.assert_array_equal(picture.pixels, deep[::-1, :, 0])
+    assert picture.flags == []
+    # Compressed by LZW, as other programs write it: one code per byte, and the table is never used.
+    (tmp_path / "lzw.tif").write_bytes(lzw_tiff(deep))
+    picture = sound(reader.read(tmp_path / "lzw.tif"))
+    np.testing.assert_array_equal(picture.pixels, sky())
+    assert "16-bit colour TIFF" in picture.flags[0]
+
+
+def lzw_tiff(array):
+    """A little-endian TIFF (H, W, 3) of 16 bits in one strip of LZW, with a clear code before every 200 bytes."""
+    codes = []
+    for k, byte in enumerate(array.astype("<u2").tobytes()):
+        codes += [256] * (k % 200 == 0) + [byte]
+    bits = "".join(f"{code:09b}" for code in [*codes, 257])
+    strip = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    height, width, _ = array.shape
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 5), (262, 3, 1, 2), (273, 4, 1, 14),
+            (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(strip))]
+    head = struct.pack("<2sHI3H", b"II", 42, 14 + len(strip) + len(strip) % 2, 16, 16, 16)
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return head + strip + b"\0" * (len(strip) % 2) + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 @pytest.mark.parametrize("mode, name", [("1", "x.png"), ("P", "x.gif"), ("CMYK", "x.jpg"), ("CMYK", "x.tif"),

@@ -65,3 +65,43 @@ def test_the_page_shows_every_picture_and_says_what_it_does_not_know(loud, folde
     page = write_real(result, stories, folder / "out").read_text()
     assert "&lt;Arp&gt;" in page and "<Arp>" not in page and "99999" in page and "does not know" in page
     assert (folder / "out" / "real_0.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_odd_tables_make_a_page_and_a_table(loud, folder):
+    """A name is text, whatever matplotlib and rich make of $ and [; -1 stands for no error."""
+    from rich.console import Console
+
+    from deepgalaxy.report.real import write_real
+    from deepgalaxy.report.terminal import real_table
+
+    (folder / "real.csv").write_text("file,name,time_since_pericentre_myr,time_err\n"
+                                     "a.png,$\\bad{$ x,5000,-1\nb.png,NGC [/b],9,2\nc.png,Arp 299 [vv 118],,\n")
+    result, stories = evaluate_real(loud, folder)
+    assert [row["published_error"] for row in result["images"]] == [None, 2.0, None]
+    assert "NGC [/b]" in write_real(result, stories, folder / "out").read_text()
+    console = Console(width=200, record=True, file=open(folder / "out.txt", "w"))
+    console.print(real_table(result))
+    assert "Arp 299 [vv 118]" in console.export_text()
+
+
+def test_without_a_library_nothing_is_said_of_familiarity(loud, folder):
+    from deepgalaxy.inference.predictor import Predictor
+    from deepgalaxy.report.real import write_real
+
+    result, stories = evaluate_real(Predictor(loud.weights), folder)
+    assert result["familiar"] is None and result["most_systems_per_match"] == 0
+    page = write_real(result, stories, folder / "out").read_text()
+    assert "familiar" not in page and "without a library" in page
+
+
+def test_pictures_that_cannot_be_read_are_said_and_count(run, tiny_model, folder, tmp_path):
+    (folder / "bad.png").write_text("no picture")
+    done = run("evaluate", "--protocol", "real", "--data", folder, "--model", tiny_model / "model.safetensors",
+               "--json", "-")
+    assert done.status == 1 and "ImageError: " in done.err and "bad.png" in done.err
+    assert json.loads(done.out)["n_failed"] == 1
+    (tmp_path / "only").mkdir()
+    (folder / "bad.png").rename(tmp_path / "only" / "bad.png")
+    done = run("evaluate", "--protocol", "real", "--data", tmp_path / "only", "--model",
+               tiny_model / "model.safetensors")
+    assert done.status == 2 and "Traceback" not in done.err

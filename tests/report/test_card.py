@@ -1,5 +1,6 @@
 """The model card says what the files hold, and nothing that they do not."""
 
+import copy
 import json
 
 import numpy as np
@@ -47,8 +48,6 @@ def test_card_names_weights_recipe_and_counts(card, predictor):
 
 
 def test_what_was_switched_off_stands_among_the_limits(predictor, other_dataset):
-    import copy
-
     weights = copy.copy(predictor.weights)
     weights.metadata = copy.deepcopy(weights.metadata)
     weights.metadata["training"].setdefault("loss", {})["labels"] = {"size_ratio": 0}
@@ -58,6 +57,13 @@ def test_what_was_switched_off_stands_among_the_limits(predictor, other_dataset)
     limits = text[text.index("## Limits"):]
     assert "not trained for size ratio" in limits and "not calibrated" in limits and "- One of its own." in limits
     assert "AUROC" not in text and "library of" not in text and "nearest library images" not in text
+
+
+def test_encounters_may_have_a_hyphen_in_their_names(predictor, card):
+    weights = copy.copy(predictor.weights)
+    weights.metadata = {**weights.metadata, "validation_encounters": ["m12-c"],
+                        "training_encounters": ["m12-a", "m12-b", "q05", "q05-single", "q05-chance"]}
+    assert "Trained on 3 encounters" in (text := model_card(weights, card[1])) and "1 others were held out" in text
 
 
 def test_only_unseen_encounters_make_a_card(run, tiny_model, other_dataset, tmp_path):

@@ -29,7 +29,7 @@ from deepgalaxy.report import (
 )
 from deepgalaxy.report.evaluation import write_evaluation
 from deepgalaxy.report.figures import _posterior, _width, _wrap, save_story, story_figure
-from deepgalaxy.report.html import json_ready, safe_name, write_report
+from deepgalaxy.report.html import _curve, json_ready, safe_name, write_report
 from deepgalaxy.report.terminal import story_table
 
 EVIL = "<script>alert(1)</script>.png"
@@ -140,8 +140,8 @@ def test_page_has_a_section_and_a_figure_per_image(tmp_path):
     assert html.count('<section class="story"') == 3
     assert "bad.png: is empty" in html and "cropped" in html and "What this page does not know" in html
     assert sorted(path.name for path in page.parent.iterdir()) == [
-        "index.html", "pair.png", "pair_2.png", "poor.png", "stories.json"]
-    for name in ("pair.png", "pair_2.png", "poor.png"):
+        "index.html", "pair_2_story.png", "pair_story.png", "poor_story.png", "stories.json"]
+    for name in ("pair_story.png", "pair_2_story.png", "poor_story.png"):
         assert f'href="{name}"' in html
         with Image.open(page.parent / name) as image:
             assert image.width == 1600
@@ -160,7 +160,7 @@ def test_hostile_text_is_shown_not_run(tmp_path):
     story.model["name"] = story.matches[0].encounter = '"><script>alert(2)</script>'
     html = write_report([story, (EVIL, f"{EVIL}: is a page")], tmp_path).read_text("utf-8")
     assert "<script" not in html and "&lt;script&gt;" in html
-    assert (tmp_path / "script_alert_1_script.png").exists()
+    assert (tmp_path / "script_alert_1_script_story.png").exists()
 
 
 def test_page_needs_nothing_from_elsewhere(tmp_path):
@@ -191,12 +191,32 @@ def test_a_second_report_replaces_the_first_and_leaves_no_temporary_file(tmp_pat
     write_report([make_story()], tmp_path)
     write_report([make_story(flags=["a second time"])], tmp_path)
     assert "a second time" in (tmp_path / "index.html").read_text("utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "pair.png", "stories.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "pair_story.png", "stories.json"]
+
+
+@pytest.mark.parametrize("name", ["pair.png", "pair_story.png"])
+def test_a_report_beside_its_picture_does_not_write_over_it(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"the picture")
+    monkeypatch.chdir(tmp_path)
+    write_report([make_story(name), make_story("pair.fits")], ".")
+    assert (tmp_path / name).read_bytes() == b"the picture"
+    assert len(list(tmp_path.glob("*_story.png"))) == 2 + (name == "pair_story.png")
+
+
+def test_in_myr_of_a_light_system_the_page_draws_the_whole_curve():
+    label = LABELS[0]
+    edges, p = np.linspace(559, 2142, label.n_bins + 1), np.full(label.n_bins, 1 / label.n_bins)
+    quantiles = {"p05": 640, "p16": 812, "p50": 1350, "p84": 1890, "p95": 2060}
+    svg = str(_curve(label, quantiles, (edges, p)))
+    (median,) = re.findall(r'class="median" x1="([0-9.]+)"', svg)
+    assert float(median) == pytest.approx(10 + 300 * (1350 + 210) / (2142 + 210), abs=0.1)
+    (tick,) = re.findall(r'<text x="([0-9.]+)" y="94">1000<', svg)
+    assert float(tick) < float(median)
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    (tmp_path / "taken" / "pair.png").mkdir(parents=True)
+    (tmp_path / "taken" / "pair_story.png").mkdir(parents=True)
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "taken"):
         with pytest.raises(DeepGalaxyError, match="cannot be written") as caught:
             write_report([make_story()], folder)
@@ -204,6 +224,9 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(DeepGalaxyError, match="cannot be written"):
         write_evaluation({}, None, tmp_path / "file")
     assert not list((tmp_path / "taken").glob(".*"))
+    for path in (".", "/", ""):
+        with pytest.raises(DeepGalaxyError, match="cannot be written"):
+            write_file(path, "text")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deepgalaxy.errors import ConfigError, SimulationError
+from deepgalaxy.files import sealed_hdf5
 from deepgalaxy.labels import STAGES
 from deepgalaxy.simulate.encounter import (
     EncounterConfig,
@@ -107,10 +108,15 @@ def test_stages_follow_each_other(encounter):
 
 
 def test_stages_of_a_track_drawn_by_hand():
-    time = np.arange(-20, 120, 10.0)
+    time = np.arange(-40, 240, 20.0)
     separation = np.array([30, 15, 6, 14, 22, 26, 25, 20, 12, 4, 2, 1, 1, 1])
     np.testing.assert_array_equal(stages(time, separation), [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3])
     np.testing.assert_array_equal(stages(time[:2], separation[:2]), [0, 0])
+    # The nuclei jitter by tenths of a kpc on their way out, and a record may end in a passage.
+    np.testing.assert_array_equal(stages(time[:9], np.array([30, 15, 6, 14, 13.9, 13.7, 20, 26, 27])),
+                                  [0, 0, 1, 1, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(stages(time[:9], np.array([30, 15, 6, 14, 26, 19, 14, 7, 2])),
+                                  [0, 0, 1, 1, 2, 2, 2, 2, 2])
 
 
 def test_same_seed_same_encounter_and_another_seed_another(encounter):
@@ -243,6 +249,29 @@ def test_arrays_that_do_not_fit_each_other_are_refused(file):
         del f["masses"]
         f["masses"] = masses
     assert_refused(file)
+
+
+@pytest.mark.parametrize("change", ["claims", "flat", "text"])
+def test_a_file_that_claims_too_much_or_is_of_other_shapes_is_refused(file, tmp_path, change):
+    path = tmp_path / "odd.h5"
+    with h5py.File(file) as old, sealed_hdf5(path) as new:
+        new.attrs.update(dict(old.attrs))
+        for name in old:
+            old.copy(name, new)
+        if change == "text":
+            new.attrs["seed"] = "four"
+        else:
+            del new["positions"]
+            if change == "claims":  # 782 GiB, of which nothing was written
+                new.create_dataset("positions", (700, 10**8, 3), "f4", chunks=(1, 10**5, 3))
+            else:
+                new["positions"] = np.zeros(7, np.float32)
+    if change == "text":  # no number, but nothing breaks
+        assert Encounter.read(path).parameters["seed"] == "four"
+        return
+    with pytest.raises(SimulationError, match="claims more|wrong shapes") as caught:
+        Encounter.read(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_file_of_another_program_is_refused(tmp_path):

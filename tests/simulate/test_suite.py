@@ -78,6 +78,15 @@ def test_grid_has_the_36_groups_of_the_original():
     ({"resolution": {"n_particles": 100}}, "n_particles"),
     ({"primary": {"disc_mass": -1}}, "disc_mass"),
     ({"name": "a/b"}, "name"),
+    ({"resolution": {"disc_fraction": 0.9, "bulge_fraction": 0.1}}, "disc_fraction"),
+    ({"resolution": {"disc_fraction": 0.05, "bulge_fraction": 0.01}}, "disc_fraction"),
+    ({"resolution": {"first_time": 60, "last_time": 20}}, "first_time"),
+    ({"resolution": {"last_time": float("inf")}}, "last_time"),
+    ({"design": {"kind": "sobol", "bulge_share": {"low": 0, "high": 0}}}, "bulge_share"),
+    ({"design": {"kind": "sobol", "bulge_share": {"low": 0.1, "high": 1.4}}}, "bulge_share"),
+    ({"design": {"kind": "sobol", "disc_size": {"low": -1, "high": 1}}}, "disc_size"),
+    ({"design": {"kind": "list", "encounters": [{"name": "Mäuse"}]}}, "name"),
+    ({"design": {"kind": "list", "encounters": [{"name": ".hidden"}]}}, "name"),
     ([1, 2], "mapping"),
 ])
 def test_mistake_in_a_suite_is_one_line_that_names_it(tree, key, tmp_path):
@@ -93,7 +102,7 @@ def test_mistake_in_a_suite_is_one_line_that_names_it(tree, key, tmp_path):
 @pytest.mark.parametrize("design, key", [
     ({"kind": "grid", "mass_ratios": [1, 5]}, "mass_ratio"),
     ({"kind": "grid", "size_ratios": [-1]}, "size_ratio"),
-    ({"kind": "sobol", "n_encounters": 4, "pericentre": {"low": 0, "high": 0}}, "pericentre"),
+    ({"kind": "sobol", "n_encounters": 4, "pericentre": {"low": 300, "high": 400}}, "pericentre"),
     ({"kind": "sobol", "n_encounters": 4, "mass_ratio": {"low": 5, "high": 9}}, "mass_ratio"),
 ])
 def test_design_that_leads_to_impossible_encounters_is_one_line_that_names_the_parameter(design, key):
@@ -210,3 +219,15 @@ def test_campaign_runs_what_is_missing_and_nothing_else(tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(SimulationError, match="cannot be written"):
             list(run_suite(config, tmp_path / "file", client))
+
+
+def test_a_secondary_of_its_own_has_the_ratios_that_are_written():
+    """They are what a model learns: a label of 1 for a secondary of a tenth would be wrong."""
+    tenth = {"disc_mass": 5e9, "bulge_mass": 1e9, "halo_mass": 6e10}
+    with pytest.raises(ConfigError, match="mass_ratio = 1: .* 0.1 .*write mass_ratio: 0.1"):
+        listed({"name": "a", "secondary": tenth}).encounters()
+    with pytest.raises(ConfigError, match="size_ratio = 0.5: .*write size_ratio: 1$") as caught:
+        listed({"name": "a", "mass_ratio": 0.1, "size_ratio": 0.5, "secondary": tenth}).encounters()
+    assert "got" not in str(caught.value)
+    [encounter] = listed({"name": "a", "mass_ratio": 0.1, "secondary": tenth}).encounters()
+    assert encounter.secondary.disc_mass == 5e9

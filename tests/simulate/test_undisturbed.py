@@ -7,10 +7,11 @@ from deepgalaxy.data.build import build_dataset
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.schema import check_dataset
 from deepgalaxy.data.splits import split_by_encounter
-from deepgalaxy.errors import DatasetError
+from deepgalaxy.errors import DatasetError, SimulationError
 from deepgalaxy.image.render import RenderConfig
 from deepgalaxy.labels import STAGES
 from deepgalaxy.simulate.encounter import EncounterConfig, simulate
+from deepgalaxy.simulate.snapshot import Encounter
 from deepgalaxy.simulate.undisturbed import Undisturbed
 
 
@@ -66,6 +67,21 @@ def test_they_come_into_the_data_set_with_labels_that_say_what_they_are(encounte
     assert sorted(map(len, split_by_encounter([*data.families, "other"], (0.5, 0.5), seed=1))) == [1, 3]
     # A second start finds all of it done.
     assert list(build_dataset(tmp_path / "runs", path, config)) == [("pair", None)]
+
+
+def test_an_encounter_that_begins_too_late_has_no_undisturbed_galaxies(encounter, tmp_path):
+    late = Encounter(**{**vars(encounter), "name": "late"})
+    keep = late.time > -50
+    for name in ("time", "positions", "separation", "stage"):
+        setattr(late, name, getattr(late, name)[keep])
+    with pytest.raises(SimulationError, match="late: begins .*first_time <= -60"):
+        Undisturbed(late, "single", 2)
+    (tmp_path / "runs").mkdir()
+    late.write(tmp_path / "runs" / "late.h5")
+    config = RenderConfig(n_pixels=32, n_cameras=2, n_undisturbed=3)
+    said = [error for _, error in build_dataset(tmp_path / "runs", tmp_path / "suite.h5", config)]
+    assert sum("first_time <= -60" in (error or "") for error in said) == 2
+    assert Dataset(tmp_path / "suite.h5").groups == ["late"]
 
 
 def test_a_users_own_snapshots_are_refused_because_nobody_knows_whose_stars_they_are(tmp_path):

@@ -49,6 +49,19 @@ fit(read_recipe(sys.argv[1]), say)
 """
 
 
+#: The same on a disk with so little space that a checkpoint of it finds none.
+FULL = """
+import resource, sys
+from deepgalaxy.errors import ModelError
+from deepgalaxy.training.fit import fit, read_recipe
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    fit(read_recipe(sys.argv[1]), print)
+except ModelError as error:
+    print(error)
+"""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_dummy_dataset(tmp_path_factory.mktemp("data") / "suite.h5", n_encounters=4, n_snapshots=4,
@@ -71,11 +84,11 @@ def recipe(data, output, **options):
     return TrainConfig.parse({"data": str(data), "output": str(output), **options})
 
 
-def start(config, *arguments, launcher=()):
+def start(config, *arguments, launcher=(), code=SCRIPT):
     path = Path(config.output).with_suffix(".yaml")
     path.write_text(config.to_json())  # JSON is YAML
     script = path.with_suffix(".py")
-    script.write_text(SCRIPT)
+    script.write_text(code)
     environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")}
     return subprocess.run([sys.executable, *launcher, str(script), str(path), *arguments], capture_output=True,
                           text=True, env={**environment, "OMP_NUM_THREADS": "1"})
@@ -129,6 +142,17 @@ def test_same_recipe_same_weights(straight, data, tmp_path):
     assert_same(state(path), state(again))
     other = fit(config.model_copy(update={"output": str(tmp_path / "other"), "seed": 1}), say=lambda line: None)
     assert not torch.equal(state(path)["encoder.neck.weight"], state(other)["encoder.neck.weight"])
+
+
+def test_a_full_disk_is_one_line_and_the_training_goes_on_from_there(straight, data, tmp_path):
+    config, path, _ = straight
+    config = config.model_copy(update={"output": str(tmp_path / "run")})
+    full = start(config, code=FULL)
+    assert full.returncode == 0, full.stderr[-1000:]
+    assert "epoch_00000.ckpt: cannot be written (File too large); free space and start again" in full.stdout
+    assert "Traceback" not in full.stderr and not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert start(config).returncode == 0
+    assert_same(state(path), state(Path(config.output) / "model.safetensors"))
 
 
 def test_resume_equals_uninterrupted_run(straight, data, tmp_path):

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..cluster import LostWorkers, begin_task
-from ..errors import ClusterError, DatasetError, DeepGalaxyError
+from ..errors import ClusterError, DatasetError, DeepGalaxyError, SimulationError
 from ..image.render import RenderConfig, n_cameras, render_encounter
 from ..labels import UNDISTURBED
-from ..simulate.snapshot import Encounter
+from ..simulate.snapshot import Encounter, parameters_of
 from ..simulate.undisturbed import Undisturbed
 from .labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
 from .reader import Dataset
@@ -67,12 +67,14 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     wanted = {(file.stem if kind is None else f"{file.stem}-{kind}"): (file, kind)
               for file in files for kind in (*(UNDISTURBED if config.n_undisturbed else ()), None)}
     held = _finished(Path(path), made_by)
-    if held == set(wanted):
+    _refuse_others(path, held, wanted)
+    if set(held) == set(wanted):
         yield from ((file.stem, None) for file in files)
         return
-    if held and held < set(wanted):  # the campaign has gone on since: only what is new is rendered
+    if held and set(held) < set(wanted):  # the campaign has gone on since: only what is new is rendered
         extend_dataset(path)
     with DatasetWriter(path, made_by) as writer:
+        _refuse_others(path, {name: writer.attributes(name) for name in writer.done}, wanted)
         yield from ((name, None) for name in sorted(writer.done) if name not in wanted or wanted[name][1] is None)
         missing = [source for name, source in wanted.items() if name not in writer.done]
         for (file, kind), pieces in _rendered(missing, config, client):
@@ -106,15 +108,32 @@ def _made_by(folder: str | Path, config: RenderConfig) -> str:
     return json.dumps({**config.model_dump(mode="json"), "labels_sha256": Labels(labels).digest})
 
 
-def _finished(path: Path, made_by: str) -> set[str]:
-    """The encounters of a finished data set that were photographed in this way; none if it is not there."""
+def _finished(path: Path, made_by: str) -> dict[str, dict]:
+    """The encounters of a finished data set that were photographed in this way, and their attributes; none if it is not
+    there."""
     if not path.is_file() or path.with_name(path.name + ".partial").exists():
-        return set()
+        return {}
     try:
         dataset = Dataset(path)
     except DatasetError:
-        return set()
-    return set(dataset.groups) if dataset.config == made_by else set()
+        return {}
+    return dict(zip(dataset.groups, dataset.attributes, strict=True)) if dataset.config == made_by else {}
+
+
+def _refuse_others(path: str | Path, held: dict[str, dict], wanted: dict[str, tuple[Path, str | None]]) -> None:
+    """Encounters of all suites have the same names: what a data set holds must be of those in the folder."""
+    for name, attributes in held.items():
+        file, kind = wanted.get(name, (None, None))
+        if file is None or kind is not None or not file.is_file():  # a user's own: the labels' digest is in the config
+            continue
+        try:
+            parameters = parameters_of(file)
+        except SimulationError:  # damaged since: its pictures are there
+            continue
+        for key, value in parameters.items():
+            if key in attributes and attributes[key] != value and value == value:
+                raise DatasetError(f"{path}: its {name} is another encounter than {file} ({key} {attributes[key]}, "
+                                   f"here {value}); choose another output, or delete it to photograph them anew")
 
 
 class _LeftOut(Exception):
@@ -132,13 +151,14 @@ def _render_piece(file: str, kind: str | None, config_json: str, first: int, n_s
 def _read(file: Path) -> Encounter | LabelledEncounter:
     """An encounter by its name from `encounter_files`."""
     if file.parent.name in LABELS_NAMES and file.parent.is_file():
-        return _labels(file.parent, file.parent.stat().st_mtime_ns).encounter(file.stem)
+        tables = (path for name in LABELS_NAMES if (path := file.parent.with_name(name)).is_file())
+        return _labels(file.parent, tuple(path.stat().st_mtime_ns for path in tables)).encounter(file.stem)
     return Encounter.read(file)
 
 
 @lru_cache(maxsize=1)
-def _labels(path: Path, _changed: int) -> Labels:
-    """Read once per worker, not once per piece."""
+def _labels(path: Path, _changed: tuple[int, ...]) -> Labels:
+    """Read once per worker, not once per piece; the rows of a labels.yaml may stand in the labels.csv beside it."""
     return Labels(path)
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ..config import Config, read_yaml
 from ..errors import ConfigError, DatasetError
-from ..labels import STAGES
+from ..labels import STAGES, UNDISTURBED
 from ..simulate.snapshot import stages
 from .foreign import read_stars
 from .schema import ENCOUNTER_NAME, NO_STAGE, one_line
@@ -150,9 +150,14 @@ class Labels:
         separation = np.array([NO_SEPARATION if row.separation is None else row.separation for row in rows], np.float32)
         followed = stages(time, separation) if all(known) else np.where(time < 0, 0, NO_STAGE)
         stage = [followed[i] if row.stage is None else _stage(row.stage) for i, row in enumerate(rows)]
+        kind = _undisturbed(first)
+        told = {None: ("mass_ratio", "size_ratio", "pericentre"), "chance": ("mass_ratio", "size_ratio"), "single": ()}
+        parameters = {key: getattr(first, key) for key in told[kind]}
+        if kind is not None:
+            parameters |= {"kind": kind, "encounter": name}
         return LabelledEncounter(
             name=name, time=time.astype(np.float32), separation=separation, stage=np.array(stage, np.uint8),
-            parameters={key: getattr(first, key) for key in ("mass_ratio", "size_ratio", "pericentre")},
+            parameters=parameters,
             files=tuple(self.path.parent / row.snapshot for row in rows), reading=self.reading,
             rotation=orbit_rotation(_normal(first)))
 
@@ -235,6 +240,10 @@ class Labels:
             if len(values) > 1:
                 raise DatasetError(f"{self._source}: encounter '{name}': {key} must be the same for all its snapshots, "
                                    f"got {values[0]} and {values[1]}")
+        kinds = list(dict.fromkeys(_undisturbed(row) for row in rows))
+        if len(kinds) > 1:
+            raise DatasetError(f"{self._source}: encounter '{name}': stage must be single (or chance pair) for all its "
+                               "snapshots or for none; give galaxies that do not meet names of their own")
         for key in ("snapshot", "time"):
             value, n = Counter(getattr(row, key) for row in rows).most_common(1)[0]
             if n > 1:
@@ -254,6 +263,12 @@ def _normal(row: SnapshotLabels) -> tuple[float, float, float]:
     if row.orbit_normal_x is None:
         return 0.0, 0.0, 1.0
     return row.orbit_normal_x, row.orbit_normal_y, row.orbit_normal_z
+
+
+def _undisturbed(row: SnapshotLabels) -> str | None:
+    """Of `labels.UNDISTURBED`, where it shows no encounter at all."""
+    stage = None if row.stage is None else _stage(row.stage)
+    return next((kind for kind, number in UNDISTURBED.items() if number == stage), None)
 
 
 def _stage(value: str | int) -> int | None:

@@ -119,6 +119,10 @@ class DatasetWriter:
             self._journal.close()
         self._file = self._journal = None
 
+    def attributes(self, name: str) -> dict:
+        """Those of an encounter that is whole in the file."""
+        return schema.attributes(self._file[name], self._source)
+
     def write_encounter(self, name: str, attributes: dict, cameras: Sequence[CameraImages],
                         stage: np.ndarray, separation: np.ndarray) -> None:
         """Write one encounter, whole and synced to the disk when this returns; for the arguments see `encounter`."""

@@ -74,9 +74,11 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     if valid.size == 0 or float(np.ptp(valid)) == 0:
         raise ImageError("holds no light: all its valid pixels are equal")
     # Large offsets and tiny fluxes both lose digits in float32; one affine map takes care of them first.
-    low, high = float(valid.min()), float(np.quantile(valid, 0.999))
+    low, faint, high = float(valid.min()), *(float(q) for q in np.quantile(valid, (0.001, 0.999)))
     high = high if high > low else float(valid.max())
-    pixels = ((pixels - low) / (high - low)).astype(np.float32)
+    # A damaged pixel far below all others is no part of the scale; one far above is none either.
+    low = max(low, faint - (high - faint)) if high > faint else low
+    pixels = (np.maximum(pixels - low, 0) / (high - low)).astype(np.float32)
     border = _border(pixels[None])[0]
     if mask is not None:
         kept = border[~_border(mask[None])[0]]

@@ -215,6 +215,10 @@ def _picture(name, values, invalid=None, display=None, scale=None, flags=()):
     one = values.flat[int(np.argmin(mask))]   # a valid one, to start from
     low, high = (float(f(values, where=~mask, initial=one)) for f in (np.min, np.max))
     peak = max(-low, high)
+    if peak >= 1e30:   # the largest numbers of float32, written where there is no value
+        strange = ~mask & ((values <= -1e30) | (values >= 1e37))
+        if 0 < 2 * strange.sum() < (~mask).sum():
+            return _picture(name, values, mask | strange, display, scale, flags)
     if peak > 0 and not 1e-30 < peak < 1e30:   # erg/s, or W/Hz: beyond what float32 holds
         values = values / peak
         flags.append(f"the values were divided by {peak:.3g}")
@@ -293,9 +297,27 @@ def _read_fits(name, file, ext):
         _check_shape(*shape)
         if isinstance(hdu, fits.CompImageHDU):
             _check_tiles(file, index, hdu.tile_shape)
-        values = hdu.data.reshape(shape)
+        values = (_unsigned(file, index, hdu.header) if _is_unsigned(hdu) else hdu.data).reshape(shape)
         scale = _pixel_scale(hdu.header, hdus, flags)
     return _picture(name, values, scale=scale, flags=flags)
+
+
+def _is_unsigned(hdu) -> bool:
+    """64-bit integers that are stored less 2^63, of which a float keeps steps of 1024 only."""
+    header = hdu.header
+    return header.get("BITPIX") == 64 and header.get("BZERO") == 2**63 and header.get("BSCALE", 1) == 1
+
+
+def _unsigned(file, index, header):
+    """Their values as floats, NaN where the file says BLANK."""
+    from astropy.io import fits
+
+    blank = header.get("BLANK")
+    file.seek(0)
+    with fits.open(file, memmap=False, do_not_scale_image_data=True) as hdus:
+        stored = np.asarray(hdus[index].data, np.int64)
+    values = (stored.view(np.uint64) ^ np.uint64(2**63)).astype(np.float64)
+    return values if blank is None else np.where(stored == blank, np.nan, values)
 
 
 def _choose(hdus, ext):
@@ -464,6 +486,8 @@ def _read_picture(name, file, kind, ext, head=b""):
         flags.append("animated: the first frame is used")
     if kind == "PNG" and head[24] == 16 and head[25] != 0:
         flags.append("16-bit colour PNG, read with 8 bits; a TIFF or FITS would keep them")
+    if kind == "TIFF" and max(image.tag_v2.get(258, (8,))) > 8 and image.mode in ("RGB", "RGBA", "LA"):
+        flags.append("16-bit colour TIFF in a compression that is read with 8 bits; without compression it keeps them")
     image.load()
     try:
         image = ImageOps.exif_transpose(image)

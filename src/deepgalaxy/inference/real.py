@@ -56,12 +56,14 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
             on_image(1)
     answered = [image for image in images if "error" not in image]
     published = [image for image in answered if image["published_time"] is not None]
+    # Without a library nothing is known of that.
+    familiar = sum(image["familiarity"] >= 0.02 for image in answered) if predictor.library is not None else None
     best = Counter((image["match"]["encounter"], image["match"]["time_myr"]) for image in answered if image["match"])
     return {"protocol": "real", "model": predictor.weights.identity, "n_images": len(images),
             "n_failed": len(images) - len(answered), "n_published": len(published),
             "published_within_90": sum(image["within_90"] for image in published),
             "most_systems_per_match": max(best.values(), default=0),
-            "familiar": sum(image["familiarity"] >= 0.02 for image in answered), "images": images}, stories
+            "familiar": familiar, "images": images}, stories
 
 
 def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
@@ -69,8 +71,10 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     if isinstance(story, tuple):
         return {**entry, "error": story[1]}
     time, published = story.properties["time_since_pericentre"], _number(row, "time_since_pericentre_myr")
+    error = _number(row, "time_err")  # tables write -1 or so where they have none
     within = published is not None and time["p05"] <= published <= time["p95"]
-    return {**entry, "time": time, "published_time": published, "published_error": _number(row, "time_err"),
+    error = error if error is not None and error >= 0 else None
+    return {**entry, "time": time, "published_time": published, "published_error": error,
             "within_90": within if published is not None else None, "stage": max(story.stage, key=story.stage.get),
             "familiarity": story.familiarity, "match": story.matches[0].to_dict() if story.matches else None}
 

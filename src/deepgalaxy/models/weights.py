@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 
 from ..config import Config
 from ..errors import ConfigError, ModelError
+from ..files import write_whole
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
 __all__ = ["Weights", "Learnt", "framing_of", "learnt", "save_weights", "load_weights", "update_metadata"]
@@ -151,17 +151,13 @@ def _read(path: Path):
 
 def _write(path: Path, tensors, header) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     header["sha256"] = _digest(tensors, header)
     try:
-        save_file(tensors, temporary, metadata=header)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        # The library's own writer leaves a file that nobody else may read.
+        write_whole(path, save(tensors, metadata=header))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise ModelError(f"{path}: cannot be written ({error}); free space or choose another folder") from None
 
 

@@ -53,7 +53,7 @@ def number(label: Label, value: float, sign: bool = False) -> str:
 
 def unit(label: Label) -> str:
     """What stands behind a number; ratios have no unit."""
-    return {"Myr": " Myr", "deg": "°"}.get(label.unit, "")
+    return {"deg": "°", "secondary/primary": ""}.get(label.unit, f" {label.unit}")
 
 
 def errors(label: Label, quantiles: dict) -> tuple[str, str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..labels import HEADS, LABELS
+from ..labels import HEADS, LABELS, UNDISTURBED
 from ..models.weights import Weights, learnt
 from .evaluation import where
 
@@ -15,6 +16,7 @@ __all__ = ["About", "model_card"]
 _ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
 _WIDTH = 118
 _TIME = "time_since_pericentre"
+_UNDISTURBED = re.compile(rf"-({'|'.join(UNDISTURBED)})(#\d+)?$")  # single galaxies and chance pairs of an encounter
 _KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown"}
 
 
@@ -69,7 +71,7 @@ def _data(weights: Weights, about: About) -> list[str]:
     recipe = weights.metadata["training"]
     data = recipe.get("data", ())
     names = ", ".join(f"`{Path(name).name}`" for name in ([data] if isinstance(data, str) else data))
-    trained, held = (sum("-" not in name for name in weights.metadata.get(key, ()))  # without single galaxies and pairs
+    trained, held = (sum(_UNDISTURBED.search(name) is None for name in weights.metadata.get(key, ()))
                      for key in ("training_encounters", "validation_encounters"))
     others = ("images of every encounter were held out" if recipe.get("split") == "random" else
               f"{held:,} others were held out")

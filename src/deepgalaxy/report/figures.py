@@ -6,6 +6,7 @@ Matplotlib's objects only, no pyplot: nothing global, so a server may draw in ma
 from __future__ import annotations
 
 import io
+import math
 from functools import lru_cache
 from itertools import accumulate, takewhile
 
@@ -45,9 +46,9 @@ _DPI = 100
 _FONT = "DejaVu Sans"  # ships with matplotlib: the same figure on every machine
 _MARGIN = 48
 _INNER = WIDTH - 2 * _MARGIN
-_TICKS = {"Myr": (-200, 0, 200, 400, 600, 800, 1000), "deg": (0, 30, 60, 90)}
+_TICKS = {"Myr": (-200, 0, 200, 400, 600, 800, 1000), "deg": (0, 30, 60, 90),
+          "secondary/primary": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)}
 DISTANCE = "distance 1: as near as neighbours in the library usually are"
-_RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
 
 
 def save_story(story: Story, path):
@@ -176,15 +177,16 @@ def _square(page, x, y, side, image):
 
 
 def _posteriors(page, story, x, y, width):
-    pitch = 166
-    for i, label in enumerate(given_labels(story)):
+    labels = given_labels(story)
+    pitch = 664 // max(4, len(labels))
+    for i, label in enumerate(labels):
         quantiles = story.properties[label.name]
         middle, plus, minus = errors(label, quantiles)
         top = y + i * pitch
         page.text(x, top + 15, label.title, 15)
         page.text(x + width, top + 15, rf"$\mathbf{{{middle}}}^{{+{plus}}}_{{-{minus}}}$"
                   + unit(label).replace("°", " deg"), 18, "accent", align="right", maths=True)
-        axes = page.axes(x, top + 34, width, 86, "ground")
+        axes = page.axes(x, top + 34, width, max(pitch - 80, 12), "ground")
         _posterior(axes, label, quantiles, story.distributions.get(label.name))
     page.text(x, y + 662, "Line: median. Dark: 68 %, light: 90 %. Dashed: first pericentre.", 14, "muted")
 
@@ -218,16 +220,23 @@ def _posterior(axes, label: Label, quantiles: dict, distribution):
 
 def tick_values(label: Label) -> list[float]:
     """Round numbers within the range of a label."""
-    ticks = _RATIO_TICKS if label.log else _TICKS.get(label.unit, (label.low, label.high))
+    ticks = _TICKS.get(label.unit, (label.low, label.high))
+    if label.log and label.unit not in _TICKS:
+        decades = range(math.floor(math.log10(label.low)), math.ceil(math.log10(label.high)) + 1)
+        ticks = [digit * 10.0**n for n in decades for digit in (1, 2, 5)]
     return [tick for tick in ticks if label.low <= tick <= label.high]
+
+
+def tick_text(label: Label, value: float) -> str:
+    """A round number as it stands at an axis."""
+    return f"{value:g}".replace("-", "−") + ("°" if label.unit == "deg" else "")
 
 
 def _ticks(axis, label: Label):
     values = tick_values(label)
     axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
-    texts = axis.set_ticklabels([f"{value:g}".replace("-", "−") + unit(label).strip(" Myr")
-                                 for value in values])
+    texts = axis.set_ticklabels([tick_text(label, value) for value in values])
     axis.set_tick_params(color=THEME["line"], labelcolor=THEME["muted"])
     for text in texts:
         text.set(**_font(13))

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -37,7 +38,7 @@ from . import (
     unit,
     write_file,
 )
-from .figures import CMAP, DISTANCE, N_MATCHES, THEME, match_lines, save_story, tick_values
+from .figures import CMAP, DISTANCE, N_MATCHES, THEME, match_lines, save_story, tick_text, tick_values
 
 __all__ = ["write_report", "STYLE", "json_ready", "safe_name"]
 
@@ -67,9 +68,13 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
     folder = make_folder(folder)
     taken = {"index", "stories"}
     entries = []
+    # A report may go where the pictures lie: they are not to be written over.
+    pictures = {os.path.realpath(story.image) for story in stories if isinstance(story, Story)}
     for story in stories:
         if isinstance(story, Story):
-            figure = safe_name(story.image, taken) + ".png"
+            figure = safe_name(story.image, taken) + "_story.png"
+            while os.path.realpath(folder / figure) in pictures:
+                figure = safe_name(story.image, taken) + "_story.png"
             save_story(story, folder / figure)
             entries.append(_entry(story, figure))
         else:
@@ -187,9 +192,13 @@ def _box(story: Story):
 def _curve(label: Label, quantiles: dict, distribution) -> Markup:
     """The posterior as SVG, numbers only: 320 x 100 units."""
     width, base, top = 320.0, 78.0, 4.0
+    # In Myr of a system the curve may reach beyond the range of the label.
+    left, right = (0.0, float(label.n_bins)) if distribution is None else (
+        float(f(end, label.position(np.asarray(edge, float)))) for f, end, edge in (
+            (min, 0, distribution[0][0]), (max, label.n_bins, distribution[0][-1])))
 
     def x_of(value):
-        fraction = np.clip(label.position(np.asarray(value, float)) / label.n_bins, 0, 1)
+        fraction = np.clip((label.position(np.asarray(value, float)) - left) / (right - left), 0, 1)
         return 10 + (width - 20) * float(fraction)
 
     parts = []
@@ -213,8 +222,7 @@ def _curve(label: Label, quantiles: dict, distribution) -> Markup:
     parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{base}"/>'
                  f'<line class="axis" x1="10" x2="{width - 10}" y1="{base}" y2="{base}"/>')
     for tick in tick_values(label):
-        text = f"{tick:g}".replace("-", "−") + unit(label).strip(" Myr")
-        parts.append(f'<text x="{x_of(tick):.1f}" y="94">{text}</text>')
+        parts.append(f'<text x="{x_of(tick):.1f}" y="94">{tick_text(label, tick)}</text>')
     return Markup(f'<svg class="curve" viewBox="0 0 {width:.0f} 100" aria-hidden="true">'
                   f'{"".join(parts)}</svg>')
 

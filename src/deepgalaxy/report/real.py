@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import make_folder, number, write_file
+from . import make_folder, number, printable, shorten, write_file
 from .figures import CMAP, THEME, given_labels, png
 from .html import fill
 
@@ -41,7 +41,7 @@ def write_real(result: dict, stories: list, folder) -> Path:
         write_file(folder / f"real_{k // _PER_SHEET}.png", image)
         sheets.append("data:image/png;base64," + base64.b64encode(image).decode())
     page = fill(
-        _BODY, "deepgalaxy: real pictures", result=result, sheets=sheets,
+        _BODY, "deepgalaxy: real pictures", result=result, sheets=sheets, printable=printable,
         failed=[row for row in result["images"] if "error" in row],
         outside=[row for row in result["images"] if row.get("within_90") is False])
     return write_file(folder / "real.html", page)
@@ -55,7 +55,8 @@ def real_figure(told: list[tuple[dict, object]]) -> Figure:
     figure.subplots_adjust(0.01, 0.14 / max(len(told), 1), 0.985, 1 - 0.12 / max(len(told), 1), 0.05, 0.3)
     for line, (row, story) in zip(axes, told, strict=False):
         label = given_labels(story)[0]
-        pictures = [(story.display, row["name"]), (story.frame, "framed"), (story.reconstruction, "without sky")]
+        pictures = [(story.display, shorten(printable(row["name"]), 30)), (story.frame, "framed"),
+                    (story.reconstruction, "without sky")]
         pictures += [(m.thumbnail, f"{number(label, m.time_myr, sign=True)} Myr, {m.mass_ratio:.2f}")
                      for m in story.matches[:3]]
         for ax in line[:_COLUMNS]:
@@ -66,7 +67,7 @@ def real_figure(told: list[tuple[dict, object]]) -> Figure:
             colour = np.ndim(picture) == 3
             ax.imshow(picture, cmap=None if colour else CMAP, origin="upper" if colour else "lower",
                       **({} if colour else {"vmin": 0, "vmax": 1}))
-            ax.set_title(title, fontsize=10, color=THEME["text"])
+            ax.set_title(title, fontsize=10, color=THEME["text"], parse_math=False)
         _times(line[-1], row, label)
     return figure
 
@@ -81,7 +82,8 @@ def _times(ax, row, label):
     if row["published_time"] is not None:
         error = row["published_error"] or 0
         ax.errorbar(row["published_time"], 0, xerr=error, fmt="o", color=THEME["frame"], ms=5, lw=2)
-    ax.set(xlim=(label.low, label.high), ylim=(-0.7, 1.7), yticks=[])
+    low, high = ax.get_xlim()  # in Myr of a light system both may lie beyond the range of the label
+    ax.set(xlim=(min(label.low, low), max(label.high, high)), ylim=(-0.7, 1.7), yticks=[])
     word = {True: "published within our 90 %", False: "published outside of our 90 %", None: "nothing published"}
     ax.set_title(f"{number(label, t['p50'], sign=True)} Myr; {word[row['within_90']]}", fontsize=10,
                  color=THEME["text" if row["within_90"] is not False else "error"])
@@ -95,18 +97,20 @@ _BODY = """\
 <h1>Real pictures</h1>
 <p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
 times lie within our 90 % interval ·
-{% if result.most_systems_per_match > 1 %}
+{% if not result.most_systems_per_match %}
+no look-alikes without a library
+{% elif result.most_systems_per_match > 1 %}
 {{ result.most_systems_per_match }} pictures share one best match
 {% else %}
 no two pictures share a best match
 {% endif %}
-· {{ result.familiar }} look familiar to the model</p>
+{% if result.familiar is not none %}· {{ result.familiar }} look familiar to the model{% endif %}</p>
 </header>
 {% for sheet in sheets %}
 <img class="plot" src="{{ sheet }}" alt="real pictures and their look-alikes, with times">
 {% endfor %}
 {% for row in failed %}
-<p>{{ row.image }}: {{ row.error }}</p>
+<p>{{ printable(row.image) }}: {{ printable(row.error) }}</p>
 {% endfor %}
 <section id="unknown">
 <h2>What this page does not know</h2>
@@ -118,9 +122,9 @@ intervals are wider for it.</li>
 <li>Whether a look-alike is a good one. That is for you to judge: the picture is on the left, the three best matches on
 the right, turned as it is, with their time and mass ratio.</li>
 {% for row in outside %}
-<li>{{ row.name }}: published {{ "%.0f"|format(row.published_time) }} Myr, ours {{ "%.0f"|format(row.time.p05) }} to
-{{ "%.0f"|format(row.time.p95) }} Myr (90 %). One of the two is wrong, or their clocks differ: ours is that of a primary
-of the Milky Way's mass.</li>
+<li>{{ printable(row.name) }}: published {{ "%.0f"|format(row.published_time) }} Myr, ours
+{{ "%.0f"|format(row.time.p05) }} to {{ "%.0f"|format(row.time.p95) }} Myr (90 %). One of
+the two is wrong, or their clocks differ: ours is that of a primary of the Milky Way's mass.</li>
 {% endfor %}
 </ul>
 </section>

@@ -132,13 +132,13 @@ def real_table(result: dict) -> Table:
                   title=f"{result['n_images']} real pictures")
     for row in result["images"]:
         if "error" in row:
-            table.add_row(printable(row["name"]), Text(printable(row["error"]), style="red"), "", "", "", "")
+            table.add_row(Text(printable(row["name"])), Text(printable(row["error"]), style="red"), "", "", "", "")
             continue
         t, match = row["time"], row["match"]
         published = "" if row["published_time"] is None else f"{row['published_time']:.0f}"
-        table.add_row(printable(row["name"]), f"{t['p50']:+.0f} ({t['p05']:.0f} to {t['p95']:.0f})", published,
+        table.add_row(Text(printable(row["name"])), f"{t['p50']:+.0f} ({t['p05']:.0f} to {t['p95']:.0f})", published,
                       {True: "yes", False: "no", None: ""}[row["within_90"]],
-                      f"{match['encounter']} {match['time_myr']:+.0f} Myr" if match else "",
+                      Text(f"{printable(match['encounter'])} {match['time_myr']:+.0f} Myr" if match else ""),
                       percent(row["familiarity"]))
     table.caption = (f"{result['published_within_90']} of {result['n_published']} published times within our 90 %; at "
                      f"most {result['most_systems_per_match']} pictures share a best match")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
-from ..errors import DatasetError
+from ..errors import DatasetError, DeepGalaxyWarning
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
@@ -95,8 +96,12 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
         if on_batch:
             on_batch(len(index))
     z = np.concatenate(z)
-    unseen = _held_out(weights, dataset)
-    held = _spread(np.flatnonzero(unseen), 1024)
+    try:
+        held = _spread(not_trained_on(weights, dataset), 1024)
+    except DatasetError:
+        held = np.zeros(0, int)
+        warnings.warn(f"{dataset.path}: the model was trained on all of its encounters: the library cannot say how "
+                      "familiar a picture is; calibrate it on others (--references)", DeepGalaxyWarning, stacklevel=2)
     realism = _realism_of(weights)
     observed, features = _encodings(weights, dataset, held, realism)
     metric = _metric(weights, dataset, held, z, observed, realism)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..config import Config
 from ..errors import SimulationError
@@ -19,7 +19,10 @@ from .gpu import require_device
 from .orbit import approach, disc_rotation
 from .snapshot import MAX_DRIFT, CannotWrite, Encounter, stages
 
-__all__ = ["EncounterConfig", "Resolution", "simulate"]
+__all__ = ["EncounterConfig", "NAME", "Resolution", "simulate"]
+
+#: What an encounter may be called: its name is that of a file, and of a group in a data set.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 
 #: Of the tree, where the usual one let the energy drift too far.
 _FINE_OPENING_ANGLE = 0.7
@@ -38,16 +41,27 @@ class Resolution(Config):
     softening_halo: float = Field(0.55, gt=0, le=5, description="kpc, Plummer-equivalent")
     opening_angle: float = Field(0.95, gt=0, le=1.2, description="of the tree")
     snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
-    first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first snapshot kept")
-    last_time: float = Field(500.0, gt=0, description="Myr since the first pericentre")
+    first_time: float = Field(-150.0, allow_inf_nan=False, description="Myr since the first pericentre, of the first "
+                              "snapshot kept")
+    last_time: float = Field(500.0, gt=0, allow_inf_nan=False, description="Myr since the first pericentre")
     last_separation: float | None = Field(None, gt=0, description="kpc between the nuclei after the pericentre: "
                                           "galaxies further apart are no longer followed")
+
+    @model_validator(mode="after")
+    def _some_of_each(self):
+        stars = self.disc_fraction + self.bulge_fraction
+        if not 1 / 8 < stars < 1:
+            raise ValueError(f"disc_fraction + bulge_fraction = {stars:g}: must be more than 1/8, and less than 1 so "
+                             "that the halo has some particles")
+        if self.first_time >= self.last_time:
+            raise ValueError(f"first_time = {self.first_time:g}: must be before last_time = {self.last_time:g}")
+        return self
 
 
 class EncounterConfig(Config):
     """Two galaxies and their orbit."""
 
-    name: str = Field("encounter", min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
+    name: str = Field("encounter", min_length=1, max_length=80, pattern=NAME)
     mass_ratio: float = Field(1.0, gt=0, le=4, description="secondary / primary")
     size_ratio: float = Field(1.0, gt=0, le=4, description="secondary / primary")
     pericentre: float = Field(8.0, gt=0, le=200, description="closest approach of the initial orbit, kpc")
@@ -62,6 +76,20 @@ class EncounterConfig(Config):
     primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
     secondary: GalaxyConfig | None = Field(None, description="without it, the primary scaled by both ratios")
     resolution: Resolution = Field(default_factory=Resolution)
+
+    @model_validator(mode="after")
+    def _ratios_are_those_of_the_secondary(self):
+        if self.primary is None or self.secondary is None:  # a suite's own, not known yet; or one that is scaled
+            return self
+        for name, first, second in (
+                ("mass_ratio", self.primary.disc_mass + self.primary.bulge_mass,
+                 self.secondary.disc_mass + self.secondary.bulge_mass),
+                ("size_ratio", self.primary.disc_scale_length, self.secondary.disc_scale_length)):
+            if abs(second / first / getattr(self, name) - 1) > 0.01:
+                what, found = "stars" if name == "mass_ratio" else "scale length of the disc", f"{second / first:.4g}"
+                raise ValueError(f"{name} = {getattr(self, name):g}: the secondary that is given has {found} ({what} "
+                                 f"over the primary's); write {name}: {found}")
+        return self
 
 
 def initial_conditions(config: EncounterConfig) -> Particles:

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import SimulationError
 from ..files import open_sealed, sealed_hdf5
 
-__all__ = ["CannotWrite", "Encounter", "MAX_DRIFT", "drift_of", "stages"]
+__all__ = ["CannotWrite", "Encounter", "MAX_DRIFT", "drift_of", "parameters_of", "stages"]
 
 FORMAT = "deepgalaxy-encounter"
 FORMAT_VERSION = 2
@@ -92,45 +92,62 @@ class Encounter:
                 if any(not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(f[name], h5py.Dataset)
                        or f[name].is_virtual or f[name].external for name in names):
                     raise SimulationError(f"{path}: a data set is missing or lies outside the file; refused")
+                if any(f[name].id.get_storage_size() < f[name].nbytes for name in names):
+                    raise SimulationError(f"{path}: a data set claims more than the file holds; refused")
                 arrays = {name: f[name][()] for name in names}
-                n_times, n_stars = arrays["positions"].shape[:2]
+                shapes = {name: values.shape for name, values in arrays.items()}
+                if len(shapes["positions"]) != 3 or shapes["positions"][2] != 3 or any(
+                        len(shape) != 1 for name, shape in shapes.items() if name != "positions"):
+                    raise SimulationError(f"{path}: its arrays have wrong shapes; simulate it again")
+                n_times, n_stars = shapes["positions"][:2]
                 if any(len(arrays[k]) != n_times for k in ("time", "separation", "stage")) or any(
                         len(arrays[k]) != n_stars for k in ("masses", "component", "galaxy")):
                     raise SimulationError(f"{path}: its arrays do not fit each other; simulate it again")
-                own = {"format", "format_version", "name", "deepgalaxy_version", "config", "units"}
-                parameters = {k: v.item() for k, v in f.attrs.items() if k not in own}
-                return cls(name=f.attrs["name"], config=f.attrs["config"], parameters=parameters, **arrays)
-        except (OSError, KeyError, RuntimeError) as error:
+                return cls(name=f.attrs["name"], config=f.attrs["config"], parameters=_parameters(f), **arrays)
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise SimulationError(f"{path}: damaged encounter file ({error}); delete it and simulate "
                                   "again, only this encounter will run") from None
 
 
 def drift_of(path: str | Path) -> float:
     """The larger drift of energy and angular momentum that an encounter file records, without reading its stars."""
+    parameters = parameters_of(path)
+    return float(max(parameters["energy_drift"], parameters["angular_momentum_drift"]))
+
+
+def parameters_of(path: str | Path) -> dict:
+    """What `Encounter.parameters` of a file will be, without reading its stars."""
     try:
         with open_sealed(path) as f:
-            return float(max(f.attrs["energy_drift"], f.attrs["angular_momentum_drift"]))
+            return _parameters(f)
     except (OSError, KeyError) as error:
         raise SimulationError(f"{path}: damaged encounter file ({error}); delete it and simulate again, only this "
                               "encounter will run") from None
 
 
-def stages(time: np.ndarray, separation: np.ndarray, merged_below: float = 3.0) -> np.ndarray:
+def _parameters(f: h5py.File) -> dict:
+    own = {"format", "format_version", "name", "deepgalaxy_version", "config", "units"}
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in f.attrs.items() if k not in own}
+
+
+def stages(time: np.ndarray, separation: np.ndarray, merged_below: float = 3.0, merged_for: float = 50.0,
+           turned_by: float = 1.0) -> np.ndarray:
     """Stage (T,) uint8 of every snapshot from the track of the nuclei.
 
-    "return" begins at the first apocentre; "merged" once the nuclei stay within `merged_below` kpc.
+    "return" begins at the first apocentre, which is known once the nuclei have come closer by `turned_by` kpc: less is
+    their jitter. "merged" begins once they stay within `merged_below` kpc, and are followed for `merged_for` Myr from
+    there: a record may end in a passage.
     """
     stage = np.where(time < 0, 0, 1).astype(np.uint8)
     after = np.flatnonzero(time >= 0)
     if len(after) == 0:
         return stage
     track = separation[after]
-    falling = np.flatnonzero(np.diff(track) < 0)
-    # Two falling intervals in a row, so that the jitter of the nuclei is no apocentre.
-    turned = [i for i in falling if i > 0 and i + 2 < len(track) and track[i + 2] < track[i + 1]]
-    if turned:
-        stage[after[turned[0]]:] = 2
+    closer = np.flatnonzero(track < np.maximum.accumulate(track) - turned_by)
+    if len(closer):
+        stage[after[track[:closer[0]].argmax()]:] = 2
     apart = np.flatnonzero(track > merged_below)
-    merged_from = after[apart[-1]] + 1 if len(apart) else after[0]
-    stage[merged_from:] = 3
+    together = after[apart[-1] + 1:] if len(apart) else after
+    if len(together) and time[together[-1]] - time[together[0]] >= merged_for:
+        stage[together] = 3
     return stage

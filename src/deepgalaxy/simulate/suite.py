@@ -16,7 +16,7 @@ from ..cluster import PATIENCE, LostWorkers, run_tasks
 from ..config import Config
 from ..errors import ConfigError, SimulationError
 from ..files import write_whole
-from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_file
+from .encounter import NAME, EncounterConfig, Resolution, is_finished, simulate_to_file
 from .galaxy import GalaxyConfig
 from .snapshot import CannotWrite
 
@@ -63,7 +63,18 @@ class SobolDesign(Config):
     bulge_share: Range | None = Field(None, description="of each galaxy's stars, of both independently; without it, "
                                       "that of the suite's primary")
     long_share: float = Field(0.0, ge=0, le=1, description="of the encounters that are followed to long_time")
-    long_time: float = Field(1000.0, gt=0, description="Myr since the first pericentre")
+    long_time: float = Field(1000.0, gt=0, allow_inf_nan=False, description="Myr since the first pericentre")
+
+    @model_validator(mode="after")
+    def _galaxies_can_be(self):
+        for name in ("mass_ratio", "size_excess", "pericentre", "start_time", "disc_size", "bulge_share"):
+            between = getattr(self, name)
+            if between is not None and not between.low > 0:
+                raise ValueError(f"{name}: low = {between.low:g}: must be more than 0")
+        if self.bulge_share is not None and not self.bulge_share.high < 1:
+            raise ValueError(f"bulge_share: high = {self.bulge_share.high:g}: must be less than 1, the disc has the "
+                             "rest")
+        return self
 
 
 class GridDesign(Config):
@@ -80,7 +91,7 @@ class GridDesign(Config):
 class ListedEncounter(EncounterConfig):
     """An encounter with a name of its own; what the suite has in common need not be repeated."""
 
-    name: str = Field(min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
+    name: str = Field(min_length=1, max_length=80, pattern=NAME)
     primary: GalaxyConfig | None = Field(None, description="instead of the suite's, as a whole")
     resolution: Resolution | None = Field(None, description="instead of the suite's, as a whole")
 

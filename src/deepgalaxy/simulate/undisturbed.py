@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import SimulationError
 from ..labels import UNDISTURBED
 from .snapshot import Encounter
 
@@ -24,7 +25,13 @@ _NOT_KNOWN = -1.0
 
 @dataclass
 class Undisturbed:
-    """As far as pictures go the same as `Encounter`: n systems instead of n snapshots."""
+    """As far as pictures go the same as `Encounter`: n systems instead of n snapshots.
+
+    Raises
+    ------
+    SimulationError
+        If the encounter has no snapshot from before the galaxies feel each other.
+    """
 
     encounter: Encounter
     kind: str  #: of labels.UNDISTURBED
@@ -32,6 +39,10 @@ class Undisturbed:
     parameters: dict = field(init=False)
 
     def __post_init__(self):
+        if not (self.encounter.time <= _BEFORE).any():
+            raise SimulationError(f"{self.encounter.name}: begins {self.encounter.time.min():+.0f} Myr from its "
+                                  "pericentre, when its galaxies are no longer undisturbed; n_undisturbed needs "
+                                  f"first_time <= {_BEFORE:g}, or leave it out")
         kept = ("seed",) if self.kind == "single" else ("seed", "mass_ratio", "size_ratio")
         self.parameters = {"kind": self.kind, "encounter": self.encounter.name,
                            **{name: v for name, v in self.encounter.parameters.items() if name in kept}}
@@ -80,4 +91,4 @@ class Undisturbed:
     def _snapshot(self, t: int) -> int:
         time = self.encounter.time
         early = np.flatnonzero((time <= time[0] + _EARLY) & (time <= _BEFORE))
-        return int(early[t * len(early) // self.n]) if len(early) else 0
+        return int(early[t * len(early) // self.n])

@@ -53,6 +53,15 @@ class Checkpoints(lightning.Callback):
     def on_train_epoch_end(self, trainer, module):
         path = self.folder / f"epoch_{trainer.current_epoch:05d}.ckpt"
         temporary = path.with_suffix(".tmp")
+        try:
+            self._write(trainer, path, temporary)
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
+                raise
+            temporary.unlink(missing_ok=True)
+            raise _cannot_write(path, error) from None
+
+    def _write(self, trainer, path: Path, temporary: Path):
         trainer.save_checkpoint(temporary)  # all ranks take part, rank 0 writes
         if trainer.is_global_zero:
             torch.load(temporary, map_location="cpu", weights_only=False)  # our own file, written just now
@@ -112,8 +121,11 @@ class Throughput(lightning.Callback):
         row = {"epoch": trainer.current_epoch, "steps": trainer.global_step, "workers": trainer.world_size,
                "images_per_second": round(rate, 2), "images_per_second_per_worker": round(rate / trainer.world_size, 2),
                "input_wait": round(self._waited / self._elapsed, 4), **metrics}
-        with open(self.path, "a") as f:
-            f.write(json.dumps(row) + "\n")
+        try:
+            with open(self.path, "a") as f:
+                f.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
         text = f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: loss {row.get('loss', float('nan')):.4f}"
         for name, unit in (("clean_time_since_pericentre", "clean |dt| {:.0f} Myr"),
                            ("realism_time_since_pericentre", "realism |dt| {:.0f} Myr")):
@@ -121,3 +133,8 @@ class Throughput(lightning.Callback):
                 text += ", " + unit.format(row[name])
         self.say(f"{text}, {row['images_per_second_per_worker']:.0f} images/s per worker, "
                  f"{rate:.0f} in all ({trainer.world_size} workers)")
+
+
+def _cannot_write(path: Path, error: Exception) -> ModelError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:100]
+    return ModelError(f"{path}: cannot be written ({reason}); free space and start again, the last checkpoint is kept")
