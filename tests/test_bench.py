@@ -32,7 +32,7 @@ def test_gravity_is_measured_beside_pytreegrav(run):
     for name in ("seconds", "peer_seconds", "times_faster"):
         assert 0 < row[name]["min"] <= row[name]["median"] <= row[name]["max"]
     # Side by side at no larger an error than ours, or the ratio of their times would say nothing.
-    assert 0 < row["error"]["median"] < 0.02 and 0 < row["peer_error"]["median"] < 0.02
+    assert 0 < row["peer_error"]["median"] <= row["error"]["median"] < 0.02
 
 
 def test_rendering_is_measured_at_every_size_asked_for(run):

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -252,3 +254,17 @@ def test_two_workers_train_under_torchrun(run, tiny_dataset, tiny_settings, tmp_
     assert (tmp_path / "two" / "model.safetensors").is_file()
     row = json.loads((tmp_path / "two" / "metrics.jsonl").read_text())
     assert row["workers"] == 2 and row["steps"] == 2
+
+
+def test_a_line_stays_one_line_whatever_is_in_a_name(run):
+    done = run("train", "no\nrecipe\x1b[31m.yaml")
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert r"no\nrecipe\x1b[31m.yaml" in done.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_a_full_disk_behind_standard_output_is_one_line(tiny_dataset):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "deepgalaxy", "check", str(tiny_dataset)], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "No space left" in done.stderr

@@ -37,6 +37,6 @@ def test_real_pictures_get_different_answers(shipped, table):
     """The original DeepGalaxy maps 4 of its 14 Hubble pictures to one snapshot."""
     stories = [shipped.predict(str(REAL / row["file"])) for row in table]
     best = [(story.matches[0].encounter, story.matches[0].time_myr) for story in stories]
-    assert max(best.count(match) for match in best) <= 3
+    assert max(best.count(match) for match in best) <= 2
     medians = [story.properties["time_since_pericentre"]["p50"] for story in stories]
     assert max(medians) - min(medians) > 50

@@ -51,6 +51,7 @@ def main() -> None:
         status = app(standalone_mode=False) or 0
         if status == 130:  # what the parser makes of KeyboardInterrupt
             raise KeyboardInterrupt
+        sys.stdout.flush()  # here, and not at the exit, where nobody hears of a full disk
         sys.exit(status)
     except DeepGalaxyError as error:
         say(f"{type(error).__name__}: {error}")
@@ -61,6 +62,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or its buffer fails once more
+        what = error.filename if error.filename is not None else "the output"
+        say(f"{what}: cannot be read or written ({error.strerror or error}); free space or choose another place")
+        sys.exit(2)
     except Exception as error:
         if hasattr(error, "format_message"):  # usage errors of the parser
             say(f"{error.format_message()} (see 'deepgalaxy --help')")

@@ -11,6 +11,8 @@ __all__ = ["progress", "say"]
 
 def say(text: str) -> None:
     """One line for a person, on standard error."""
+    # Names may hold anything: what breaks a line or moves the cursor is written out.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     print(text, file=sys.stderr, flush=True)
 
 

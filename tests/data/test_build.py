@@ -58,12 +58,20 @@ def test_data_set_does_not_depend_on_how_it_streams(runs, tmp_path, cluster, mon
     config = RenderConfig(n_pixels=24, n_cameras=2)
     assert dict(build_dataset(runs, tmp_path / "whole.h5", config)) == dict.fromkeys("abc")
     monkeypatch.setattr(build, "_PIECE", 1)  # one snapshot at a time
+    sizes, render_piece = [], build._render_piece
+
+    def rendered(*arguments):
+        sizes.append(arguments[-1])
+        return render_piece(*arguments)
+
+    if not cluster:
+        monkeypatch.setattr(build, "_render_piece", rendered)
     if cluster:
         with dask_client(n_workers=2) as client:
             done = dict(build_dataset(runs, tmp_path / "pieces.h5", config, client))
     else:
         done = dict(build_dataset(runs, tmp_path / "pieces.h5", config))
-    assert done == dict.fromkeys("abc")
+    assert done == dict.fromkeys("abc") and sizes == ([] if cluster else [1] * 3 * SNAPSHOTS)
     whole, pieces = Dataset(tmp_path / "whole.h5"), Dataset(tmp_path / "pieces.h5")
     np.testing.assert_array_equal(whole.images(range(len(whole))), pieces.images(range(len(pieces))))
     for name, values in whole.labels.items():
@@ -130,6 +138,16 @@ def test_killed_worker_costs_nothing(runs, tmp_path, monkeypatch):
         assert dict(rendering) == {"b": None, "c": None}
     whole, killed = Dataset(tmp_path / "whole.h5"), Dataset(tmp_path / "killed.h5")
     np.testing.assert_array_equal(whole.images(range(len(whole))), killed.images(range(len(killed))))
+
+
+def test_a_file_under_another_name_is_named_and_the_others_are_rendered(runs, tmp_path):
+    """The name within is that of the group: two files of one encounter would meet in it."""
+    (runs / "copy.h5").write_bytes((runs / "a.h5").read_bytes())
+    encounter("../../x").write(runs / "x.h5")
+    done = dict(build_dataset(runs, tmp_path / "suite.h5", RenderConfig(n_pixels=16, n_cameras=2)))
+    assert [done[name] for name in "abc"] == [None] * 3
+    assert "copy.h5: holds the encounter 'a'" in done["copy"] and "x.h5: holds the encounter '../../x'" in done["x"]
+    assert Dataset(tmp_path / "suite.h5").groups == ["a", "b", "c"]
 
 
 def test_nothing_but_damaged_encounters_is_one_line(tmp_path):

@@ -487,6 +487,17 @@ def test_missing_attribute_names_the_group_and_the_remedy(dummy):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name, value", [("kind", np.array([b"a", b"b"])), ("quantity", np.zeros(2)), ("seed", "four"),
+                                         ("seed", np.nan), ("seed", 1.5), ("orbit", np.zeros(3))])
+def test_an_attribute_of_another_type_is_one_line(dummy, name, value):
+    with h5py.File(dummy, "r+") as f:
+        f["encounter_0001"].attrs[name] = value
+    [line] = check_dataset(dummy)
+    assert f"group encounter_0001: attribute '{name}' must be a single" in line and "\n" not in line
+    with pytest.raises(DatasetError, match=f"attribute '{name}'"):
+        Dataset(dummy)
+
+
 @pytest.mark.parametrize("name, change", [
     ("stage", lambda v: v + 7), ("view_camera_00", lambda v: v * 2),
     ("pixel_scale_camera_01", lambda v: -v), ("t_myr_camera_00", lambda v: v * np.nan)])

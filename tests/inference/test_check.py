@@ -42,12 +42,17 @@ def test_what_is_no_file_of_ours_is_one_line(tmp_path, name):
     assert len(problems) == 1 and name in problems[0] and "\n" not in problems[0]
 
 
-def test_encounter_that_does_not_conserve_energy_is_told(encounter, tmp_path):
+@pytest.mark.parametrize("name", ["energy_drift", "angular_momentum_drift"])
+@pytest.mark.parametrize("drift", [0.04, None])
+def test_encounter_that_does_not_conserve_or_does_not_say_is_told(encounter, tmp_path, name, drift):
     bad = Encounter.read(encounter)
-    bad.parameters["energy_drift"] = 0.04
+    bad.parameters[name] = drift
+    if drift is None:
+        del bad.parameters[name]
     bad.write(tmp_path / "bad.h5")
     kind, problems = check_file(tmp_path / "bad.h5")
-    assert kind == "encounter" and len(problems) == 1 and "energy_drift is 4.00 %" in problems[0]
+    assert kind == "encounter" and len(problems) == 1
+    assert f"{name} is {'4.00' if drift else 'nan'} %" in problems[0]
 
 
 _FLIP = """

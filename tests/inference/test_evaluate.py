@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from skimage.metrics import structural_similarity
 
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.errors import DatasetError
+from deepgalaxy.image.observation import light_from_stored, observe_frames
 from deepgalaxy.inference.evaluate import evaluate_unseen
 from deepgalaxy.labels import LABELS
 
@@ -105,3 +108,39 @@ def test_number_of_images_and_times_are_limited(predictor, other_dataset):
     assert "neighbours" not in result
     with pytest.raises(DatasetError, match="no image"):
         evaluate_unseen(predictor.weights, dataset, time_range=(5000.0, 6000.0))
+
+
+@torch.inference_mode()
+def test_neighbours_and_reconstruction_are_those_found_one_by_one(evaluation, loud, other_dataset):
+    result, _, _ = evaluation
+    data, model, distances, alike = Dataset(other_dataset), loud.weights.model, [], []
+    for i in range(len(data)):
+        light = light_from_stored(torch.from_numpy(data.images([i])), True)
+        frame = observe_frames(light, torch.full((1,), torch.nan), [0], None).frames
+        encoding = model.encode(frame)
+        # By brute force, in the library's metric.
+        apart = ((loud.library.arrays["z"].astype(np.float32) - encoding.mu.numpy()) @ loud.library.arrays["metric"])
+        nearest = np.argsort((apart**2).sum(axis=1))[:5]
+        distances.append(np.abs(loud.library.labels["time"][nearest] - data.labels["time"][i]))
+        for maps in (encoding.maps, model.vae.decode(encoding.mu, encoding.maps.shape[2:])):
+            alike.append(structural_similarity(model.reconstruct(maps, frame.shape[2:])[0, 0].numpy(),
+                                               frame[0, 0].numpy(), data_range=1.0, win_size=7))
+    assert result["neighbours"]["median_abs_dt_5"] == pytest.approx(float(np.median(distances)), abs=1e-3)
+    direct, through = np.mean(np.reshape(alike, (-1, 2)), axis=0)
+    assert result["reconstruction"]["ssim_fcae"] == pytest.approx(direct, abs=1e-4)
+    assert result["reconstruction"]["ssim_vae"] == pytest.approx(through, abs=1e-4)
+    assert abs(direct - through) > 1e-3  # they are told apart
+
+
+def test_breakdown_is_of_the_images_within_its_limits(evaluation):
+    result, samples, _ = evaluation
+    error = {name: np.abs(s["p50"] - s["truth"]) for name, s in samples["realism"].items()}
+    truth = {"time": samples["realism"]["time_since_pericentre"]["truth"],
+             "mass_ratio": samples["realism"]["mass_ratio"]["truth"]}
+    for what, values in truth.items():
+        assert sum(row["n_images"] for row in result["by"][what]) == result["n_images"]
+        for row in result["by"][what]:
+            here = (values >= row["low"]) & (values < row["high"])
+            assert row["n_images"] == here.sum()
+            for label in LABELS:
+                assert row[label.name] == pytest.approx(float(np.median(error[label.name][here])), rel=1e-5)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import deepgalaxy.inference.robustness as module
 from deepgalaxy.data.reader import Dataset
+from deepgalaxy.image.preprocess import find_frames
 from deepgalaxy.inference.calibration import light_of
 from deepgalaxy.inference.posterior import resampled
 from deepgalaxy.inference.robustness import robustness
@@ -40,3 +42,25 @@ def test_a_zoom_about_the_middle_keeps_the_middle_and_moves_the_rest():
     turned = resampled(image, 90)
     assert turned[0, 0, 50, 50] == pytest.approx(1, abs=0.01)
     assert max(float(turned[0, 0, 30, 50]), float(turned[0, 0, 70, 50])) == pytest.approx(1, abs=0.01)
+
+
+def test_changes_are_those_that_their_names_say(loud, canvases, monkeypatch):
+    """A zoom leaves every length in kpc; noise of sqrt(3) added to noise of 1 makes 2."""
+    seen = []
+
+    def answers(model, images, pixel_scale, *_):
+        seen.append((images, pixel_scale))
+        return {label.name: np.zeros((len(images), 3)) for label in LABELS}
+
+    light, pixel_scale, noise = canvases
+    monkeypatch.setattr(module, "_answers", answers)
+    names = list(robustness(loud.weights.model, light, pixel_scale, noise, {}))
+    (before, _), after = seen[0], dict(zip(names, seen[1:], strict=True))
+    for name, zoom in (("enlarged by 20 %", 1.2), ("reduced by 20 %", 1 / 1.2)):
+        images, scale = after[name]
+        np.testing.assert_allclose(scale, pixel_scale / zoom, rtol=1e-6)
+        size, now = (find_frames(x).half_side for x in (before, images))
+        # Frames of faint images may be led elsewhere by what comes in at the border.
+        assert np.median(now * scale.numpy() / (size * pixel_scale.numpy())) == pytest.approx(1, abs=0.05)
+    added = after["half the signal to noise"][0] - before
+    np.testing.assert_allclose(added.std(dim=(1, 2, 3)), 3**0.5 * noise, rtol=0.05)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import deepgalaxy.models.weights as weights_module
 from deepgalaxy.errors import ModelError
 from deepgalaxy.labels import HEADS, LABELS, STAGES
 from deepgalaxy.models.backbone import Encoder
@@ -411,6 +412,16 @@ def test_weights_that_are_not_finite_are_refused(file, tmp_path, value):
         model.encoder.neck.weight[0, 0] = value
     save_weights(tmp_path / "nan.safetensors", model, "tiny")
     assert_refused(tmp_path / "nan.safetensors", "encoder.neck.weight.*not finite")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"name": None}, "nothing sensible"), ({"metadata": "[]"}, "nothing sensible"),
+    ({"model": '{"backbone": "resnet19"}'}, "timm has no model of this name")])
+def test_a_header_that_says_nothing_sensible_is_refused_however_well_its_checksum_fits(file, change, words):
+    tensors, header = weights_module._read(file)
+    header = {k: v for k, v in {**header, **change}.items() if v is not None}
+    weights_module._write(file, tensors, header)
+    assert_refused(file, words)
 
 
 def test_somebody_elses_safetensors_are_refused(file):

@@ -223,6 +223,22 @@ def test_a_file_that_leads_elsewhere_or_claims_too_much_is_refused(path, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name, values", [
+    ("z", np.full((N, D), b"text")), ("z", np.zeros(N, np.float16)), ("z", np.full((N, D), np.nan, np.float16)),
+    ("metric", np.eye(D + 1, dtype=np.float32)), ("time", np.zeros(3, np.float32)),
+    ("encounter", np.full(N, 999, np.int32)), ("thumbnail_offsets", np.zeros(N + 1, np.int64)),
+    ("pictures", np.full((N, 3), b"text"))])
+def test_arrays_that_do_not_fit_are_refused_however_well_sealed(path, tmp_path, name, values):
+    odd = tmp_path / "odd.h5"
+    odd.write_bytes(path.read_bytes())
+    with h5py.File(odd, "r+") as f:
+        del f[name]
+        f[name] = values
+    seal(odd)
+    with pytest.raises(LibraryError, match=f"odd.h5: '{name}' does not fit"):
+        Library(odd)
+
+
 def test_library_of_another_model_is_refused(path, tiny_model):
     with pytest.raises(LibraryError, match="another model"):
         load(tiny_model / "model.safetensors", path)

@@ -1,5 +1,6 @@
 """One encounter, from its parameters to its file."""
 
+import copy
 import json
 import os
 
@@ -249,6 +250,20 @@ def test_arrays_that_do_not_fit_each_other_are_refused(file):
         del f["masses"]
         f["masses"] = masses
     assert_refused(file)
+
+
+@pytest.mark.parametrize("change", ["nan", "text"])
+def test_what_is_no_number_is_refused(encounter, tmp_path, change):
+    """A star at NaN has no neighbours: rendering would look for them for ever."""
+    odd = copy.copy(encounter)
+    odd.positions, odd.masses = odd.positions.copy(), odd.masses.copy()
+    if change == "nan":
+        odd.positions[1, 5] = np.nan
+    else:
+        odd.masses = np.full(len(odd.masses), b"heavy")
+    odd.write(tmp_path / "odd.h5")
+    with pytest.raises(SimulationError, match="'positions' holds" if change == "nan" else "'masses' holds"):
+        Encounter.read(tmp_path / "odd.h5")
 
 
 @pytest.mark.parametrize("change", ["claims", "flat", "text"])

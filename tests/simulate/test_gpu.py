@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deepgalaxy.errors import ConfigError
+from deepgalaxy.simulate import evolve as evolve_module
 from deepgalaxy.simulate import gpu
 from deepgalaxy.simulate.encounter import EncounterConfig, initial_conditions
 from deepgalaxy.simulate.gpu import DirectForces, require_device
@@ -35,3 +36,25 @@ def test_unknown_device_is_one_line():
     with pytest.raises(ConfigError, match="must be cpu or cuda"):
         require_device("tpu")
     require_device("cpu")
+
+
+def test_a_run_on_a_gpu_takes_the_forces_of_all_pairs(monkeypatch):
+    """As far as that can be seen without one: no tree is as exact."""
+    monkeypatch.setattr(evolve_module, "DirectForces", lambda m, eps: DirectForces(m, eps, "cpu"))
+    potentials = {}
+    for device in ("cpu", "cuda"):
+        p = initial_conditions(EncounterConfig(resolution={"n_particles": 1024}))
+        conservation = evolve_module.Conservation()
+        next(evolve_module.evolve(p, 10, 0.95, conservation, device))
+        exact = 0.5 * np.sum(p.masses * direct(p.positions, p.softening, p.positions, p.masses, p.softening)[1])
+        kinetic = 0.5 * np.sum(p.masses * (p.velocities**2).sum(axis=1))
+        potentials[device] = abs(conservation._first[0] - kinetic - exact) / abs(exact)
+    assert potentials["cuda"] < 1e-6 < potentials["cpu"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_simulate_on_a_missing_gpu_is_one_line_and_begins_nothing(run, tmp_path):
+    (tmp_path / "suite.yaml").write_text("design: {kind: sobol, n_encounters: 2}\n")
+    done = run("simulate", tmp_path / "suite.yaml", "-o", tmp_path / "runs", "--device", "cuda")
+    assert done.status == 2 and len(done.err.splitlines()) == 1 and "no GPU" in done.err
+    assert not (tmp_path / "runs").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from deepgalaxy.cluster import dask_client
 from deepgalaxy.errors import ConfigError, SimulationError
+from deepgalaxy.image.render import RenderConfig, n_cameras
 from deepgalaxy.simulate.encounter import Resolution
 from deepgalaxy.simulate.galaxy import GalaxyConfig
 from deepgalaxy.simulate.snapshot import Encounter
@@ -156,6 +157,26 @@ def test_mistake_in_a_list_of_encounters_is_one_line_that_names_it(encounters, k
     with pytest.raises(ConfigError, match=key) as caught:
         listed(*encounters)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_read(path):
+    from deepgalaxy.training.fit import read_recipe
+
+    if path.stem.endswith("_render"):
+        assert RenderConfig.from_yaml(path).n_pixels >= 128
+    elif path.stem.startswith(("shipped", "paper")):
+        assert read_recipe(path).epochs > 1
+    else:
+        assert SuiteConfig.from_yaml(path).encounters()
+
+
+def test_the_grid_of_the_recipes_is_that_of_the_original():
+    """36 groups of 71 snapshots, 5 Myr apart, seen by 14 cameras."""
+    suite = SuiteConfig.from_yaml(FOLDER / "grid.yaml")
+    r = suite.resolution
+    assert len(suite.encounters()) == 36 and (r.last_time - r.first_time) / r.snapshot_interval + 1 == 71
+    assert n_cameras(RenderConfig.from_yaml(FOLDER / "grid_render.yaml")) == 14
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

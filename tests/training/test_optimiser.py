@@ -63,3 +63,12 @@ def test_convolutions_are_matrices(layer):
     convolution.bias.grad = torch.randn(32)
     step = singular(step_of(convolution, algorithm="muon", learning_rate=1e-3)["weight"].reshape(32, -1))
     assert step.max() / step.min() < 3
+
+
+def test_the_rate_warms_up_and_follows_a_cosine(layer):
+    _, schedule = make_optimiser(layer, OptimiserConfig(warmup=100), 1000)
+    steps = np.array([0, 50, 99, 500, 750, 1000, 2000])
+    cosine = 0.5 + 0.5 * np.cos(np.pi * np.minimum(steps / 1000, 1))
+    expected = np.minimum((steps + 1) / 100, 1) * cosine + 1e-3
+    np.testing.assert_allclose([schedule.lr_lambdas[0](k) for k in steps], expected, rtol=1e-6)
+    assert schedule.lr_lambdas[0](1000) < 2e-3

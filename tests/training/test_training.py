@@ -28,7 +28,8 @@ from deepgalaxy.models.weights import load_weights, update_metadata
 from deepgalaxy.training.callbacks import Checkpoints
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
 from deepgalaxy.training.heads import Features
-from deepgalaxy.training.module import LossConfig
+from deepgalaxy.training.module import LossConfig, TrainingModule
+from deepgalaxy.training.optimiser import OptimiserConfig
 
 MODEL = {"backbone": "mobilenetv4_conv_small", "channels": 16, "latent_size": 8, "classifier_width": 16,
          "decoder_width": 16}
@@ -136,6 +137,46 @@ def test_fit_writes_weights_metrics_and_recipe(straight, data):
     assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["epoch_00000.ckpt", "epoch_00001.ckpt"]
 
 
+def test_the_result_is_the_average_of_the_weights_on_their_way(straight):
+    config, path, _ = straight
+    checkpoint = torch.load(Checkpoints.newest(Path(config.output) / "checkpoints"), weights_only=False)["state_dict"]
+    averaged, last = ({k.removeprefix(start): v for k, v in checkpoint.items() if k.startswith(start)}
+                      for start in ("averaged.module.", "model."))
+    assert_same(state(path), averaged)
+    assert not torch.equal(last["encoder.neck.weight"], averaged["encoder.neck.weight"])
+
+
+def test_every_part_of_the_loss_teaches_what_it_is_for(monkeypatch):
+    """Their weights, the warm-up of the KL divergence, and which layers get a gradient."""
+    torch.manual_seed(0)
+    frames, scale = torch.rand(6, 1, 64, 64), torch.zeros(6)
+    labels = {"time_since_pericentre": torch.linspace(0, 300, 6), "mass_ratio": torch.full((6,), 0.5)}
+
+    def parts(step, **weights):
+        torch.manual_seed(1)
+        module = TrainingModule(ModelConfig(**MODEL), LossConfig(kl_warmup=1000, free_bits=0, **weights),
+                                OptimiserConfig(), None, total_steps=10)
+        monkeypatch.setattr(TrainingModule, "global_step", step)
+        return module, module.losses(frames, scale, frames[:3], labels)
+
+    module, found = parts(1000)
+    names = {"labels", "latent_labels", "reconstruction", "latent_reconstruction", "maps", "kl"}
+    assert set(found) == names and all(value > 0 for value in found.values())
+    assert parts(500)[1]["kl"] == pytest.approx(0.5 * float(found["kl"])) and parts(0)[1]["kl"] == 0
+    for name in names - {"labels"}:
+        assert parts(1000, **{name: 2 * getattr(LossConfig(), name)})[1][name] == pytest.approx(2 * float(found[name]))
+    model = module.model
+    of = {"labels": model.classifier, "latent_labels": model.latent_heads, "reconstruction": model.decoder,
+          "latent_reconstruction": model.vae.from_latent, "maps": model.vae.expand, "kl": model.vae.to_latent}
+    for name, layers in of.items():
+        model.zero_grad()
+        found[name].backward(retain_graph=True)
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in layers.parameters()), name
+        # The maps are what the VAE aims at: it must not make them easier to hit.
+        neck = model.encoder.neck.weight.grad
+        assert neck is not None and neck.abs().max() > 0, name
+
+
 def test_same_recipe_same_weights(straight, data, tmp_path):
     config, path, _ = straight
     again = fit(config.model_copy(update={"output": str(tmp_path / "run")}), say=lambda line: None)
@@ -217,6 +258,33 @@ def test_terminated_run_goes_on_where_it_was(straight, data, tmp_path):
     said = []
     assert_same(state(path), state(fit(config, said.append)))
     assert said[0] == "going on from epoch_00000.ckpt"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("step", [1, 3])
+def test_terminated_in_mid_epoch_it_goes_on_from_that_step(straight, data, tmp_path, monkeypatch, step, workers):
+    """A job that is shorter than an epoch gets on too; and nothing is done twice."""
+    config, path, _ = straight
+    config = config.model_copy(update={"output": str(tmp_path / "run"), "loader_workers": workers})
+    steps, training_step = [], TrainingModule.training_step
+
+    def stopped(module, *arguments):
+        steps.append(module.global_step)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(module, *arguments)
+
+    monkeypatch.setattr(TrainingModule, "training_step", stopped)
+    said = []
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(config, said.append)
+    assert "asked to stop (SIGTERM)" in said[-1]
+    newest = Checkpoints.newest(tmp_path / "run" / "checkpoints")
+    assert newest.name == {1: "epoch_00000_step_0000001.ckpt", 3: "epoch_00001_step_0000001.ckpt"}[step]
+    assert_same(state(path), state(fit(config, said.append)))
+    assert steps == [0, 1, 2, 3]
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["epoch_00000.ckpt", "epoch_00001.ckpt"]
 
 
 def test_fit_leaves_the_process_as_it_was(straight, data, tmp_path):
@@ -570,6 +638,13 @@ def test_a_bad_image_is_skipped_and_said_if_so_configured(bad_data, capsys):
     assert "encounter_0000, camera 1, snapshot 2" in said and "1 more" in said
     with pytest.raises(DatasetError, match="all others"):
         images.__getitems__(bad)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_ends_a_training_with_one_line(bad_data, tmp_path, workers):
+    config = recipe(bad_data, tmp_path / "run", validation_share=0.3, loader_workers=workers, images_per_epoch=64)
+    with pytest.raises(DatasetError, match="^[^\n]*snapshot 2[^\n]*bad_images: skip$"):
+        fit(config, say=lambda line: None)
 
 
 def test_a_recipe_that_skips_bad_images_trains_through(bad_data, tmp_path):

@@ -153,7 +153,10 @@ def _read(file: Path) -> Encounter | LabelledEncounter:
     if file.parent.name in LABELS_NAMES and file.parent.is_file():
         tables = (path for name in LABELS_NAMES if (path := file.parent.with_name(name)).is_file())
         return _labels(file.parent, tuple(path.stat().st_mtime_ns for path in tables)).encounter(file.stem)
-    return Encounter.read(file)
+    encounter = Encounter.read(file)
+    if encounter.name != file.stem:
+        raise SimulationError(f"{file}: holds the encounter {encounter.name!r}; give the file back that name")
+    return encounter
 
 
 @lru_cache(maxsize=1)

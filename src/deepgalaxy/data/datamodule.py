@@ -89,6 +89,7 @@ class GlobalBatches(Sampler):
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.steps = max(1, images_per_epoch // batch_size)
         self.rank, self.world, self.epoch = rank, world, 0
+        self.skip = 0  #: batches that were taken before, of the epoch that is gone on with
         self.sampler = self  # where the trainer looks for something whose epoch it can set
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,7 +107,8 @@ class GlobalBatches(Sampler):
             permutation = np.random.default_rng([self.seed, int(turn)]).permutation(self.n)
             here = wanted // self.n == turn
             stream[here] = permutation[wanted[here] % self.n]
-        for k in range(self.steps):
+        done, self.skip = self.skip, 0
+        for k in range(done, self.steps):
             yield stream[k * self.batch_size:(k + 1) * self.batch_size][self.rank::self.world].tolist()
 
 

@@ -234,6 +234,11 @@ def attributes(group: h5py.Group, source: str) -> dict:
     """Scalar attributes of a group of ours, the required ones checked."""
     with guard(f"{source}: group {_name(group)}"):
         found = {one_line(k): _plain(v) for k, v in group.attrs.items()}
+    for name, value in found.items():
+        if not isinstance(value, (str, bool, int, float)) or (name == "seed" and not _is_whole(value)):
+            raise DatasetError(f"{source}: group {_name(group)}: attribute '{name}' must be a single "
+                               f"{'whole number' if name == 'seed' else 'number or text'}, got {one_line(value)}; make "
+                               "the file again")
     if found.get("kind", "encounter") not in ("encounter", *UNDISTURBED):
         raise DatasetError(f"{source}: group {_name(group)}: attribute 'kind' must be encounter, "
                            f"{' or '.join(UNDISTURBED)}, got {one_line(found['kind'])!r}; make the file again")
@@ -386,6 +391,10 @@ def _name(group: h5py.Group) -> str:
 def _text(value: object) -> str | None:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else (
         None if value is None else str(value))
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, (int, float)) and float(value).is_integer()
 
 
 def _plain(value: object) -> object:

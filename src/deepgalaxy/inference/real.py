@@ -84,9 +84,10 @@ def read_table(folder: str | Path) -> list[dict]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give one with pictures, and a CSV with a column 'file'")
-    tables = sorted(folder.glob("*.csv"))
+    tables = [path for path in sorted(folder.glob("*.csv")) if path.is_file()]  # a pipe would never end
     if not tables:
-        rows = [{"file": path.name} for path in sorted(folder.iterdir()) if path.suffix.lower() in _PICTURES]
+        rows = [{"file": path.name} for path in sorted(folder.iterdir())
+                if path.suffix.lower() in _PICTURES and path.is_file()]
     else:
         try:
             with open(tables[0], newline="", encoding="utf-8-sig") as file:

@@ -58,17 +58,21 @@ def load_weights(path: str | Path) -> Weights:
     try:
         config = ModelConfig.from_json(header["model"], str(path))
         metadata = {**json.loads(header["metadata"]), "training": json.loads(header["training"])}
-    except (KeyError, ValueError, ConfigError) as error:
+        name, version = header["name"], header["version"]
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{path}: says nothing sensible about its architecture ({error})") from None
-    with torch.inference_mode(False):  # weights made in it could never be trained on
-        model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
+    try:
+        with torch.inference_mode(False):  # weights made in it could never be trained on
+            model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelError(f"{path}: the weights do not fit the architecture they name "
                          f"({str(error).splitlines()[-1].strip()[:120]})") from None
     model.eval().requires_grad_(False)
-    return Weights(model, header["name"], header["version"], _file_digest(path), metadata)
+    return Weights(model, name, version, _file_digest(path), metadata)
 
 
 def framing_of(weights: Weights) -> str:

@@ -85,6 +85,28 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     _write(path, arrays, encounters, model_sha256, config)
 
 
+def _odd(arrays: dict[str, np.ndarray], n_encounters: int) -> str | None:
+    """The first array that is not as `write_library` makes it, if there is one."""
+    n, axes = (arrays["z"].shape + (0, 0))[:2]
+    features, parts = (len(arrays[name]) if arrays[name].ndim else 0 for name in ("usual_features", "picture_basis"))
+    shapes = {"z": (n, axes), "metric": (axes, axes), "usual_features": (features,),
+              "feature_metric": (features, features), "unseen_distances": arrays["unseen_distances"].shape[:1],
+              "thumbnails": arrays["thumbnails"].shape[:1], "thumbnail_offsets": (n + 1,), "pictures": (n, parts),
+              "picture_basis": (parts, *arrays["picture_basis"].shape[1:2])}
+    whole = {"encounter", "snapshot", "camera", "thumbnails", "thumbnail_offsets"}
+    for name, values in arrays.items():
+        if values.shape != shapes.get(name, (n,)) or values.dtype.kind not in ("iu" if name in whole else "f"):
+            return name
+        if name not in whole and name not in _LABELS and not np.isfinite(values).all():
+            return name
+    offsets = arrays["thumbnail_offsets"]
+    if (np.diff(offsets) <= 0).any() or offsets[0] != 0 or offsets[-1] != len(arrays["thumbnails"]):
+        return "thumbnail_offsets"
+    if n == 0 or not 0 <= arrays["encounter"].min() <= arrays["encounter"].max() < n_encounters:
+        return "encounter"
+    return None
+
+
 def _local_distances(z: np.ndarray, metric: np.ndarray) -> np.ndarray:
     """How dense the library is around each image (N,): a hub in a dense region is no better match for it."""
     if len(z) < 2:
@@ -178,9 +200,12 @@ class Library:
                         raise LibraryError(f"{path}: '{name}' claims more than the file holds; refused")
                 self.model_sha256, self.config = f.attrs["model_sha256"], f.attrs["config"]
                 self.encounters = f["encounters"][()].tobytes().decode().split("\n")
-                return {name: f[name][()] for name in _ARRAYS}
+                arrays = {name: f[name][()] for name in _ARRAYS}
         except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
             raise LibraryError(f"{path}: damaged library, or none at all ({str(error)[:100]}); {again}") from None
+        if (odd := _odd(arrays, len(self.encounters))) is not None:
+            raise LibraryError(f"{path}: '{odd}' does not fit the other arrays or holds what is no number; {again}")
+        return arrays
 
     def __len__(self):
         return len(self.encounter)

@@ -99,6 +99,10 @@ class Encounter:
                 if len(shapes["positions"]) != 3 or shapes["positions"][2] != 3 or any(
                         len(shape) != 1 for name, shape in shapes.items() if name != "positions"):
                     raise SimulationError(f"{path}: its arrays have wrong shapes; simulate it again")
+                odd = next((name for name, values in arrays.items() if values.dtype.kind not in "fiu" or (
+                    name in ("time", "positions", "masses") and not np.isfinite(values).all())), None)
+                if odd is not None:
+                    raise SimulationError(f"{path}: '{odd}' holds what is no finite number; simulate it again")
                 n_times, n_stars = shapes["positions"][:2]
                 if any(len(arrays[k]) != n_times for k in ("time", "separation", "stage")) or any(
                         len(arrays[k]) != n_stars for k in ("masses", "component", "galaxy")):

@@ -18,15 +18,14 @@ __all__ = ["Checkpoints", "Throughput"]
 
 
 class Checkpoints(lightning.Callback):
-    """Writes a checkpoint after every epoch and keeps the newest two.
+    """Writes a checkpoint after every epoch and keeps the newest two; on SIGTERM also at once, after the running step.
 
     Lightning's own writer does not sync and can lose an error, so the file is written under another
-    name, read back, synced and renamed. On SIGTERM the running epoch is given up: its steps are
-    made again, to the bit, on resuming.
+    name, read back, synced and renamed. Training goes on from it to the bit.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2):
-        self.folder, self.keep = Path(folder), keep
+    def __init__(self, folder: str | Path, say=print, keep: int = 2):
+        self.folder, self.say, self.keep = Path(folder), say, keep
         self._stop, self._before = False, None
 
     def setup(self, trainer, module, stage):
@@ -45,13 +44,34 @@ class Checkpoints(lightning.Callback):
     def _on_terminate(self, *_):
         self._stop = True
 
-    def on_train_batch_end(self, trainer, *_):
-        if self._stop:
-            trainer.should_stop = True
-            raise KeyboardInterrupt("asked to stop (SIGTERM); the last epoch's checkpoint is kept")
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        # After the last batch the checkpoint of the epoch comes next.
+        if self._asked(trainer) and batch_idx + 1 < trainer.num_training_batches:
+            self._save(trainer, f"epoch_{trainer.current_epoch:05d}_step_{batch_idx + 1:07d}.ckpt")
+            self._leave(trainer)
 
     def on_train_epoch_end(self, trainer, module):
-        path = self.folder / f"epoch_{trainer.current_epoch:05d}.ckpt"
+        self._save(trainer, f"epoch_{trainer.current_epoch:05d}.ckpt")
+        if trainer.is_global_zero:
+            for part in self.folder.glob("epoch_*_step_*.ckpt"):
+                part.unlink(missing_ok=True)
+        if self._asked(trainer) and trainer.current_epoch + 1 < trainer.max_epochs:
+            self._leave(trainer)
+
+    def _asked(self, trainer) -> bool:
+        """To stop, whichever worker was told: a checkpoint is written by all together."""
+        if trainer.world_size == 1:
+            return self._stop
+        return trainer.strategy.reduce_boolean_decision(self._stop, all=False)
+
+    def _leave(self, trainer):
+        if trainer.is_global_zero:
+            self.say("asked to stop (SIGTERM): a checkpoint is written, start again to go on from it")
+        trainer.should_stop = True
+        raise KeyboardInterrupt
+
+    def _save(self, trainer, name: str):
+        path = self.folder / name
         temporary = path.with_suffix(".tmp")
         try:
             self._write(trainer, path, temporary)
@@ -68,18 +88,25 @@ class Checkpoints(lightning.Callback):
             with open(temporary, "rb") as f:
                 os.fsync(f.fileno())
             os.replace(temporary, path)
-            for old in sorted(self.folder.glob("epoch_*.ckpt"))[:-self.keep]:
+            whole = [old for old in sorted(self.folder.glob("epoch_*.ckpt")) if self.steps_into_epoch(old) == 0]
+            for old in whole[:-self.keep]:
                 old.unlink(missing_ok=True)
 
     @staticmethod
     def epoch(path: Path) -> int:
-        """The epoch that a checkpoint was written after, from 0."""
-        return int(path.stem.rsplit("_", 1)[1])
+        """The last epoch, from 0, that was finished when a checkpoint was written; -1 if none was."""
+        return int(path.stem.split("_")[1]) - ("_step_" in path.stem)
+
+    @staticmethod
+    def steps_into_epoch(path: Path) -> int:
+        """How many steps of the next epoch are in a checkpoint."""
+        return int(path.stem.rsplit("_", 1)[1]) if "_step_" in path.stem else 0
 
     @staticmethod
     def newest(folder: str | Path) -> Path | None:
         """The newest checkpoint that can be read; a damaged one is passed over with a warning."""
-        for path in sorted(Path(folder).glob("epoch_*.ckpt"), reverse=True):
+        paths = Path(folder).glob("epoch_*.ckpt")
+        for path in sorted(paths, key=lambda p: (Checkpoints.epoch(p), Checkpoints.steps_into_epoch(p)), reverse=True):
             try:
                 state = torch.load(path, map_location="cpu", weights_only=False)
                 if "state_dict" not in state:
@@ -97,6 +124,9 @@ class Throughput(lightning.Callback):
 
     def __init__(self, folder: str | Path, batch_size: int, say=print):
         self.path, self.batch_size, self.say = Path(folder) / "metrics.jsonl", batch_size, say
+
+    def on_train_start(self, trainer, module):
+        self.on_train_epoch_start(trainer, module)  # which is not called for an epoch that is gone on with
 
     def on_train_epoch_start(self, trainer, module):
         self._start, self._steps, self._waited, self._mark = time.perf_counter(), 0, 0.0, time.perf_counter()

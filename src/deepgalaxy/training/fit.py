@@ -194,12 +194,19 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         check_val_every_n_epoch=config.validate_every, num_sanity_val_steps=0, logger=False,
         enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress and rank == 0,
-        callbacks=[Throughput(output, config.batch_size, say), Checkpoints(output / "checkpoints")])
-    if newest is not None and rank == 0:
-        say(f"going on from {newest.name}")
+        callbacks=[Throughput(output, config.batch_size, say), Checkpoints(output / "checkpoints", say)])
+    if newest is not None:
+        # Loaders with processes of their own begin to read before the trainer says what epoch it is.
+        batches.set_epoch(Checkpoints.epoch(newest) + 1)
+        batches.skip = Checkpoints.steps_into_epoch(newest)
+        if rank == 0:
+            say(f"going on from {newest.name}")
     try:
         trainer.fit(module, loader(training, batches, config.loader_workers), checks, ckpt_path=newest,
                     weights_only=False)
+    except DatasetError as error:  # of a loader's process it comes with the traceback as its text
+        line = str(error).rstrip().splitlines()[-1]
+        raise DatasetError(line.removeprefix("deepgalaxy.errors.DatasetError: ")) from None
     except RuntimeError as error:
         if newest is not None and "state_dict" in str(error):
             raise ModelError(f"{newest}: was trained with another architecture; choose another output or delete "

@@ -134,8 +134,9 @@ class TrainingModule(lightning.LightningModule):
             "kl": kl_weight * kl_divergence(encoding.mu.float(), encoding.logvar.float(), w.free_bits),
         }
 
-    def on_train_batch_end(self, *_):
-        self.averaged.update_parameters(self.model)
+    def optimizer_step(self, *arguments, **options):
+        super().optimizer_step(*arguments, **options)
+        self.averaged.update_parameters(self.model)  # before callbacks, which may save all
 
     @torch.no_grad()
     def validation_step(self, batch, _, dataloader_idx=0):
