@@ -277,8 +277,9 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
                                                    "split; real: a folder of pictures, and a CSV of what was "
                                                    "published about them")] = "unseen",
              model: ModelOption = None, library: LibraryOption = None,
-             data: Annotated[Path | None, typer.Option("--data", help="a data set, or the folder; without it, held-out "
-                                                       "encounters are simulated into the cache first")] = None,
+             data: Annotated[list[Path] | None, typer.Option("--data", help="a data set (unseen: several are taken as "
+                                                             "one), or the folder; without it, held-out encounters "
+                                                             "are simulated into the cache first")] = None,
              n_images: Annotated[int, typer.Option("--images", min=16, help="unseen: at most so many from -150 to 500 "
                                                    "Myr, and the same share of the others")] = 2000,
              report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page")] = None,
@@ -292,9 +293,9 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
         raise ConfigError(f"protocol = {protocol}: is not known; allowed: {', '.join(protocols)}")
     from .inference.predictor import load
 
-    if protocol in ("real", "paper") and data is None:
+    if protocol in ("real", "paper") and len(data or ()) != 1:
         what = "a folder of pictures" if protocol == "real" else "the data set that the model was trained on"
-        raise ConfigError(f"protocol = {protocol}: needs --data, {what}")
+        raise ConfigError(f"protocol = {protocol}: needs one --data, {what}")
     if card is not None and protocols[protocol] is not _evaluate_unseen:
         raise ConfigError(f"card = {card}: a model card is made of --protocol unseen, not of {protocol}")
     predictor = load(model, library)
@@ -319,12 +320,12 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
 
 def _evaluate_unseen(predictor, data, n_images):
     from .data.held_out import held_out_dataset
-    from .data.reader import Dataset
+    from .data.joined import open_data
     from .inference.evaluate import chosen_images, evaluate_unseen
     from .report.evaluation import write_evaluation
     from .report.terminal import evaluation_table
 
-    dataset = Dataset(data if data is not None else held_out_dataset())
+    dataset = open_data(data or held_out_dataset())
     with progress("evaluate", 3 * len(chosen_images(dataset, n_images)[0])) as advance:
         result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n_images, on_batch=advance)
     return result, evaluation_table, lambda folder: write_evaluation(result, samples, folder)
@@ -336,7 +337,7 @@ def _evaluate_paper(predictor, data, n_images):
     from .report.evaluation import write_evaluation
     from .report.terminal import paper_table
 
-    dataset = Dataset(data)
+    dataset = Dataset(data[0])
     with progress("evaluate", int(0.2 * len(dataset))) as advance:
         result, samples = evaluate_paper(predictor.weights, dataset, advance)
     return result, paper_table, lambda folder: write_evaluation(result, samples, folder)
@@ -347,8 +348,9 @@ def _evaluate_real(predictor, data, n_images):
     from .report.real import write_real
     from .report.terminal import real_table
 
-    with progress("evaluate", len(read_table(data))) as advance:
-        result, stories = evaluate_real(predictor, data, advance)
+    [folder] = data
+    with progress("evaluate", len(read_table(folder))) as advance:
+        result, stories = evaluate_real(predictor, folder, advance)
     return result, real_table, lambda folder: write_real(result, stories, folder)
 
 

@@ -1,6 +1,7 @@
 """One picture, however it comes, has one story."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from deepgalaxy.units import kpc_per_arcsec
 KEYS = ["image", "model", "scale", "time_since_pericentre", "mass_ratio", "size_ratio", "view_inclination", "stage",
         "familiarity", "flags", "matches", "clock", "kpc_per_pixel_estimate"]
 FIELD, REDSHIFT = 90.0, 0.03
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +303,20 @@ def test_load_without_files_says_what_to_do(tmp_path, tiny_model):
         with pytest.raises(DeepGalaxyError) as caught:
             deepgalaxy.load(**arguments)
         assert "\n" not in str(caught.value) and "deepgalaxy" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mock_1", "mock_2"])
+def test_the_same_sky_as_fits_png_and_jpeg_has_the_same_story(shipped, name, tmp_path):
+    """Eight bits cost less than the picture leaves open: medians stay within their own 68 % interval."""
+    path = EXAMPLES / f"{name}.fits"
+    sky = read(path).pixels[::-1]
+    low, high = np.quantile(sky, (0.01, 0.9995))
+    grey = Image.fromarray((255 * np.clip((sky - low) / (high - low), 0, 1)).round().astype(np.uint8))
+    grey.save(tmp_path / "sky.png")
+    grey.save(tmp_path / "sky.jpg", quality=90)
+    before = shipped.predict(path, kpc_per_pixel=0.4).properties
+    for kind in ("png", "jpg"):
+        after = shipped.predict(tmp_path / f"sky.{kind}", kpc_per_pixel=0.4).properties
+        for label, q in before.items():
+            half = (q["p84"] - q["p16"]) / 2
+            assert abs(after[label]["p50"] - q["p50"]) < half, (kind, label)

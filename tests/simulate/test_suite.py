@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from deepgalaxy.cluster import dask_client
 from deepgalaxy.errors import ConfigError, SimulationError
@@ -47,6 +48,23 @@ def test_sobol_suite_keeps_to_its_ranges_and_fills_them():
         assert len(np.unique(np.floor(u * 256 * (1 - 1e-9)))) >= 250
     excess = np.array([e.size_ratio / np.sqrt(e.mass_ratio) for e in encounters])
     assert excess.min() >= 0.7 - 1e-9 and excess.max() <= 1.4 + 1e-9
+
+
+def test_in_a_sobol_suite_nothing_goes_with_anything():
+    """What goes together in a suite a network takes for granted: here once larger discs with larger mass ratios."""
+    wide = {"disc_size": {"low": 0.7, "high": 1.35}, "bulge_share": {"low": 0.03, "high": 0.45}, "long_share": 0.33}
+
+    def correlations(**design):
+        rows = [(e.mass_ratio, e.size_ratio / e.mass_ratio**0.5, e.pericentre, e.orbital_energy, e.start_time,
+                 e.primary_disc_inclination, e.primary_disc_node, e.secondary_disc_inclination, e.secondary_disc_node,
+                 e.primary.disc_scale_length, e.primary.bulge_mass / e.primary.disc_mass,
+                 e.secondary.bulge_mass / e.secondary.disc_mass, e.resolution.last_time)
+                for e in sobol(n_encounters=256, **wide, **design).encounters()]
+        return np.abs(spearmanr(rows).statistic - np.eye(13))
+
+    for seed in range(5):
+        assert correlations(seed=seed).max() < 0.15
+    assert correlations(seed=3, galaxies_follow_orbits=True)[0, 9] > 0.9  # as wide-2 was
 
 
 def test_sobol_orientations_are_isotropic():

@@ -64,6 +64,9 @@ class SobolDesign(Config):
                                       "that of the suite's primary")
     long_share: float = Field(0.0, ge=0, le=1, description="of the encounters that are followed to long_time")
     long_time: float = Field(1000.0, gt=0, allow_inf_nan=False, description="Myr since the first pericentre")
+    galaxies_follow_orbits: bool = Field(False, description="disc sizes, bulge shares and run lengths that go with "
+                                         "mass ratio, size excess, pericentre and energy (rank correlations of 0.4 to "
+                                         "0.9): only to make suites of before 2026-11-26 again")
 
     @model_validator(mode="after")
     def _galaxies_can_be(self):
@@ -136,9 +139,12 @@ def _sobol(suite: SuiteConfig) -> Iterator[dict]:
 
     design = suite.design
     n = 2 ** int(np.ceil(np.log2(max(design.n_encounters, 2))))
-    # The orbit and the orientations are one sequence, what came later another: older suites stay as they were.
+    # The orbit and the orientations are one sequence, what came later another, so that older suites stay as they were.
+    # Of the latter the axes after those of the former are taken: the same axes of two scrambled sequences go together.
+    d = 4 if design.galaxies_follow_orbits else 13
     points, galaxies = (qmc.Sobol(d=d, scramble=True, rng=np.random.default_rng(seed)).random(n)[:design.n_encounters]
-                        for d, seed in ((9, design.seed), (4, [design.seed, 1])))
+                        for d, seed in ((9, design.seed), (d, [design.seed, 1])))
+    galaxies = galaxies[:, -4:]
     for i, (u, v) in enumerate(zip(points, galaxies, strict=True)):
         mass_ratio = design.mass_ratio.at(u[0])
         size_ratio = float(np.sqrt(mass_ratio)) * design.size_excess.at(u[1])
