@@ -129,7 +129,7 @@ def test_neighbours_and_reconstruction_are_those_found_one_by_one(evaluation, lo
     direct, through = np.mean(np.reshape(alike, (-1, 2)), axis=0)
     assert result["reconstruction"]["ssim_fcae"] == pytest.approx(direct, abs=1e-4)
     assert result["reconstruction"]["ssim_vae"] == pytest.approx(through, abs=1e-4)
-    assert abs(direct - through) > 1e-3  # they are told apart
+    assert abs(direct - through) > 5e-4  # they are told apart
 
 
 def test_breakdown_is_of_the_images_within_its_limits(evaluation):
@@ -138,9 +138,10 @@ def test_breakdown_is_of_the_images_within_its_limits(evaluation):
     truth = {"time": samples["realism"]["time_since_pericentre"]["truth"],
              "mass_ratio": samples["realism"]["mass_ratio"]["truth"]}
     for what, values in truth.items():
-        assert sum(row["n_images"] for row in result["by"][what]) == result["n_images"]
+        low, high = {"time": (-200, 1000), "mass_ratio": (0.1, 1)}[what]
+        assert sum(row["n_images"] for row in result["by"][what]) == ((values >= low) & (values <= high)).sum() > 0
         for row in result["by"][what]:
-            here = (values >= row["low"]) & (values < row["high"])
+            here = (values >= row["low"]) & (values < row["high"] + (row["high"] == high) * 1e-6)
             assert row["n_images"] == here.sum()
             for label in LABELS:
                 assert row[label.name] == pytest.approx(float(np.median(error[label.name][here])), rel=1e-5)

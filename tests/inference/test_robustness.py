@@ -60,7 +60,7 @@ def test_changes_are_those_that_their_names_say(loud, canvases, monkeypatch):
         images, scale = after[name]
         np.testing.assert_allclose(scale, pixel_scale / zoom, rtol=1e-6)
         size, now = (find_frames(x).half_side for x in (before, images))
-        # Frames of faint images may be led elsewhere by what comes in at the border.
-        assert np.median(now * scale.numpy() / (size * pixel_scale.numpy())) == pytest.approx(1, abs=0.05)
+        # Frames of faint images may be led elsewhere at the border; zoomed the wrong way all have 0.7 or 1.4.
+        assert np.median(now * scale.numpy() / (size * pixel_scale.numpy())) == pytest.approx(1, abs=0.1)
     added = after["half the signal to noise"][0] - before
     np.testing.assert_allclose(added.std(dim=(1, 2, 3)), 3**0.5 * noise, rtol=0.05)
