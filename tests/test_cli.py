@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,11 +229,10 @@ def test_calibrated_on_other_images_a_library_keeps_its_own(chain, run, tiny_dat
 
 def test_a_library_of_encounters_that_are_new_to_the_model_knows_what_is_familiar(run, tiny_model, other_dataset, png,
                                                                                  tmp_path):
-    shutil.copy(tiny_model / "model.safetensors", tmp_path)
-    weights = tmp_path / "model.safetensors"
-    done = run("index", "--model", weights, "--data", other_dataset, "-o", tmp_path / "lib")
+    done = run("index", "--model", tiny_model / "model.safetensors", "--data", other_dataset, "-o", tmp_path / "lib")
     assert done.status == 0, done.err
     assert len(Library(tmp_path / "lib").arrays["unseen_distances"])
+    weights = tmp_path / "lib" / "model.safetensors"
     done = run("predict", png, "--model", weights, "--library", tmp_path / "lib" / "library.h5", "--json", "-",
                "--no-report")
     assert 0 <= json.loads(done.out)[0]["familiarity"] <= 1

@@ -336,7 +336,7 @@ def test_sixteen_bit_colour_png_says_that_it_loses_depth(tmp_path):
 def test_sixteen_bit_colour_tiff_keeps_its_depth_or_says_that_it_loses_it(tmp_path):
     import tifffile
 
-    deep = np.repeat((sky()[::-1, :, None] * 257).astype(np.uint16), 3, axis=2)
+    deep = np.repeat(sky()[::-1, :, None].astype(np.uint16) * 257, 3, axis=2)
     tifffile.imwrite(tmp_path / "plain.tif", deep, photometric="rgb")
     picture = sound(reader.read(tmp_path / "plain.tif"))
     np.testing.assert_array_equal(picture.pixels, deep[::-1, :, 0])
