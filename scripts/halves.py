@@ -6,17 +6,20 @@ import sys
 
 import h5py
 
+from deepgalaxy.data.reader import Dataset
+
 
 def main(whole: str, first: str, second: str, n_cameras: str) -> None:
     """Only that many cameras are kept; an encounter's single galaxies and chance pairs go with it."""
+    dataset = Dataset(whole)
+    encounters = sorted(set(dataset.families))
+    middle = len(encounters) // 2
     with h5py.File(whole) as f:
-        families = sorted({name.split("-")[0] for name in f})
-        middle = len(families) // 2
-        for path, kept in ((first, families[:middle]), (second, families[middle:])):
+        for path, kept in ((first, encounters[:middle]), (second, encounters[middle:])):
             with h5py.File(path, "w", libver=("v108", "v110")) as out:
                 out.attrs.update(dict(f.attrs))
-                for name in f:
-                    if name.split("-")[0] in kept:
+                for name, family in zip(dataset.groups, dataset.families, strict=True):
+                    if family in kept:
                         _copy(f[name], out.create_group(name), int(n_cameras))
 
 

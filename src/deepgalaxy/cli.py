@@ -102,8 +102,7 @@ def predict(images: Images, report: Annotated[Path | None, typer.Option("--repor
         for story in predictor.predict_many(images, kpc_per_pixel=kpc_per_pixel, arcsec_per_pixel=arcsec_per_pixel,
                                             redshift=redshift, mass=mass, mass_dex=mass_dex, ext=ext):
             stories.append(story)
-            if isinstance(story, tuple):
-                say(f"ImageError: {story[1]}")
+            _say_if_failed(story)
             advance()
     _write_json(json_file, [_as_dict(s) for s in stories])
     if json_file != "-":
@@ -141,11 +140,9 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
                                           redshift=redshift, ext=ext, n_matches=matches, ranking=ranking))
     rows = []
     for story in stories:
-        if isinstance(story, tuple):
-            say(f"ImageError: {story[1]}")
-            rows.append({"image": story[0], "error": story[1]})
-        else:
-            rows.append({"image": story.image, "matches": [m.to_dict() for m in story.matches]})
+        _say_if_failed(story)
+        rows.append(_as_dict(story) if isinstance(story, tuple) else
+                    {"image": story.image, "matches": [m.to_dict() for m in story.matches]})
     _write_json(json_file, rows)
     if json_file != "-":
         from rich.table import Table
@@ -299,7 +296,7 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
     if card is not None and protocols[protocol] is not _evaluate_unseen:
         raise ConfigError(f"card = {card}: a model card is made of --protocol unseen, not of {protocol}")
     predictor = load(model, library)
-    result, table, write = protocols[protocol](predictor, data, n_images)
+    result, table, write, stories = protocols[protocol](predictor, data, n_images)
     result["protocol"] = protocol
     _write_json(json_file, result)
     if json_file != "-":
@@ -311,11 +308,9 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
         from .report.card import model_card
 
         say(f"card: {write_file(card, model_card(predictor.weights, result, predictor.library))}")
-    pictures = [(row["image"], row["error"]) if "error" in row else row for row in result.get("images", ())]
-    for picture in pictures:
-        if isinstance(picture, tuple):
-            say(f"ImageError: {picture[1]}")
-    _exit(pictures)
+    for story in stories:
+        _say_if_failed(story)
+    _exit(stories)
 
 
 def _evaluate_unseen(predictor, data, n_images):
@@ -328,7 +323,7 @@ def _evaluate_unseen(predictor, data, n_images):
     dataset = open_data(data or held_out_dataset())
     with progress("evaluate", 3 * len(chosen_images(dataset, n_images)[0])) as advance:
         result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n_images, on_batch=advance)
-    return result, evaluation_table, lambda folder: write_evaluation(result, samples, folder)
+    return result, evaluation_table, lambda folder: write_evaluation(result, samples, folder), ()
 
 
 def _evaluate_paper(predictor, data, n_images):
@@ -337,10 +332,11 @@ def _evaluate_paper(predictor, data, n_images):
     from .report.evaluation import write_evaluation
     from .report.terminal import paper_table
 
-    dataset = Dataset(data[0])
+    [path] = data
+    dataset = Dataset(path)
     with progress("evaluate", int(0.2 * len(dataset))) as advance:
         result, samples = evaluate_paper(predictor.weights, dataset, advance)
-    return result, paper_table, lambda folder: write_evaluation(result, samples, folder)
+    return result, paper_table, lambda folder: write_evaluation(result, samples, folder), ()
 
 
 def _evaluate_real(predictor, data, n_images):
@@ -351,7 +347,7 @@ def _evaluate_real(predictor, data, n_images):
     [folder] = data
     with progress("evaluate", len(read_table(folder))) as advance:
         result, stories = evaluate_real(predictor, folder, advance)
-    return result, real_table, lambda folder: write_real(result, stories, folder)
+    return result, real_table, lambda folder: write_real(result, stories, folder), stories
 
 
 @app.command(epilog="Example: deepgalaxy index --model out/model.safetensors --data suite.h5 -o out/")
@@ -489,6 +485,11 @@ def _show_bench(result: dict, json_file: str | None) -> None:
     from .bench import bench_table
 
     _print(bench_table(result))
+
+
+def _say_if_failed(story) -> None:
+    if isinstance(story, tuple):
+        say(f"ImageError: {story[1]}")
 
 
 def _exit(stories) -> None:

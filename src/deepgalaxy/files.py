@@ -15,8 +15,9 @@ from importlib import resources
 from pathlib import Path
 
 import h5py
+import numpy as np
 
-__all__ = ["BrokenSeal", "has_seal", "open_sealed", "seal", "sealed_hdf5", "shipped", "sync_folder",
+__all__ = ["BrokenSeal", "has_seal", "open_sealed", "read_arrays", "seal", "sealed_hdf5", "shipped", "sync_folder",
            "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
@@ -66,6 +67,23 @@ def open_sealed(path: str | Path):
             raise BrokenSeal("its checksum is missing or does not fit")
     with h5py.File(path, "r") as f:
         yield f
+
+
+def read_arrays(f: h5py.File, names) -> dict[str, np.ndarray]:
+    """Arrays of an open file, each of which lies in it and is as large as it claims to be.
+
+    Raises
+    ------
+    OSError
+        Naming the first that is missing, lies in another file, or claims more than this one holds.
+    """
+    for name in names:
+        inside = isinstance(f.get(name, getlink=True), h5py.HardLink) and isinstance(f[name], h5py.Dataset)
+        if not inside or f[name].is_virtual or f[name].external:
+            raise OSError(f"'{name}' is missing or lies outside the file")
+        if f[name].id.get_storage_size() < f[name].nbytes:
+            raise OSError(f"'{name}' claims more than the file holds")
+    return {name: f[name][()] for name in names}
 
 
 def seal(path: str | Path) -> None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Label", "LABELS", "FRAME_SIDE", "HEADS", "STAGES", "UNDISTURBED"]
+__all__ = ["ENCOUNTER_NAME", "Label", "LABELS", "FRAME_SIDE", "HEADS", "STAGES", "UNDISTURBED"]
+
+#: What an encounter may be called (a regular expression): its name is that of a file, and of a group in a data set.
+ENCOUNTER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}"
 
 #: What an encounter is doing, in the order of time, and what is none.
 STAGES = ("approach", "first passage", "return", "merged", "single", "chance pair")

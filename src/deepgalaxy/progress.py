@@ -6,14 +6,17 @@ import sys
 import time
 from contextlib import contextmanager
 
-__all__ = ["progress", "say"]
+__all__ = ["one_line", "progress", "say"]
+
+
+def one_line(text: object) -> str:
+    """`text` with line breaks, control characters and lone surrogates written out, fit for a message."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def say(text: str) -> None:
     """One line for a person, on standard error."""
-    # Names may hold anything: what breaks a line or moves the cursor is written out.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)  # names may hold anything
 
 
 @contextmanager

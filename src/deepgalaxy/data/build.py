@@ -74,7 +74,8 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     if held and set(held) < set(wanted):  # the campaign has gone on since: only what is new is rendered
         extend_dataset(path)
     with DatasetWriter(path, made_by) as writer:
-        _refuse_others(path, {name: writer.attributes(name) for name in writer.done}, wanted)
+        if not held:  # an interrupted run's
+            _refuse_others(path, {name: writer.attributes(name) for name in writer.done}, wanted)
         yield from ((name, None) for name in sorted(writer.done) if name not in wanted or wanted[name][1] is None)
         missing = [source for name, source in wanted.items() if name not in writer.done]
         for (file, kind), pieces in _rendered(missing, config, client):

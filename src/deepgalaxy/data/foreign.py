@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
+from ..progress import one_line
 from ..simulate.gadget import KPC_IN_CM, MSUN_IN_G
-from .schema import guard, member, one_line, open_file
+from .schema import guard, member, open_file
 
 __all__ = ["Stars", "read_stars"]
 

@@ -20,10 +20,11 @@ from pydantic import Field
 
 from ..config import Config, read_yaml
 from ..errors import ConfigError, DatasetError
-from ..labels import STAGES, UNDISTURBED
+from ..labels import ENCOUNTER_NAME, STAGES, UNDISTURBED
+from ..progress import one_line
 from ..simulate.snapshot import stages
 from .foreign import read_stars
-from .schema import ENCOUNTER_NAME, NO_STAGE, one_line
+from .schema import NO_STAGE
 
 __all__ = ["LABELS_NAMES", "NO_SEPARATION", "LabelledEncounter", "Labels", "ReadingConfig", "SnapshotLabels",
            "labels_file", "orbit_rotation"]
@@ -40,7 +41,7 @@ class SnapshotLabels(Config):
     """One snapshot."""
 
     snapshot: str = Field(min_length=1, description="its file, from the folder of the labels")
-    encounter: str = Field(pattern=rf"^{ENCOUNTER_NAME.pattern}$", description="which encounter it belongs to")
+    encounter: str = Field(pattern=rf"^{ENCOUNTER_NAME}$", description="which encounter it belongs to")
     time: float = Field(allow_inf_nan=False, description="Myr since the first pericentre, negative before")
     mass_ratio: float = Field(gt=0, allow_inf_nan=False, description="secondary / primary")
     size_ratio: float = Field(gt=0, allow_inf_nan=False, description="secondary / primary")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..labels import UNDISTURBED
+from ..progress import one_line
 from . import schema
 
 __all__ = ["Dataset"]
@@ -60,7 +61,7 @@ class Dataset:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._source = schema.one_line(path)
+        self._source = one_line(path)
         self._forget()
         with schema.open_file(self.path) as file:
             self._identity = self._stat()
@@ -154,7 +155,7 @@ class Dataset:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise DatasetError(
                 f"{self._source}: group {self.groups[group]}: '{schema.images_name(camera)}', snapshot "
-                f"{snapshot}, is damaged ({schema.one_line(error)}); run 'deepgalaxy check {self._source}'"
+                f"{snapshot}, is damaged ({one_line(error)}); run 'deepgalaxy check {self._source}'"
             ) from None
         if stored.dtype == np.uint8:
             np.divide(stored, np.float32(255), out=out)

@@ -16,13 +16,14 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
-from ..labels import STAGES, UNDISTURBED
+from ..labels import ENCOUNTER_NAME, STAGES, UNDISTURBED
+from ..progress import one_line
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "STAGES", "NO_STAGE", "LOG_SURFACE_DENSITY", "STRETCHED", "UNITS",
-    "ENCOUNTER_NAME", "PUBLISHED_NAME", "REQUIRED_ATTRIBUTES", "PUBLISHED_VIEWS",
+    "PUBLISHED_NAME", "REQUIRED_ATTRIBUTES", "PUBLISHED_VIEWS",
     "images_name", "check_dataset", "open_file", "encounters", "cameras", "member", "image_set",
-    "table", "attributes", "published_ratios", "guard", "one_line",
+    "table", "attributes", "published_ratios", "guard",
 ]
 
 FORMAT = "deepgalaxy-images"
@@ -39,8 +40,6 @@ UNITS = {"images": "log10(Msun/kpc^2), 0 = no light", "t_myr": "Myr since the fi
          "pixel_scale": "kpc per pixel", "view": "unit vector to the observer, z = orbital angular momentum",
          "separation": "kpc", "pericentre": "kpc"}
 
-#: A group of ours; `s_0.25_m_1.50` is also one of these.
-ENCOUNTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
 #: A group of the published grid: size ratio, then mass ratio.
 PUBLISHED_NAME = re.compile(r"s_(\d+(?:\.\d+)?)_m_(\d+(?:\.\d+)?)")
 _IMAGES_NAME = re.compile(r"images_camera_(\d{2,4})")
@@ -68,11 +67,6 @@ _H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowEr
 def images_name(camera: int) -> str:
     """Name of the images of a camera; `t_myr`, `pixel_scale`, `view` replace `images` in the others."""
     return f"images_camera_{camera:02d}"
-
-
-def one_line(text: object) -> str:
-    """`text` with line breaks and control characters escaped, fit for a message."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 @contextmanager
@@ -145,7 +139,7 @@ def encounters(file: h5py.File, source: str) -> tuple[bool, list[str]]:
             raise DatasetError(f"{source}: holds no encounters; expected groups such as "
                                "'encounter_0007' or 's_0.25_m_1.50', give a data set of deepgalaxy")
         for name in names:
-            if not ENCOUNTER_NAME.fullmatch(name) or file.get(name, getclass=True) is not h5py.Group:
+            if not re.fullmatch(ENCOUNTER_NAME, name) or file.get(name, getclass=True) is not h5py.Group:
                 raise DatasetError(f"{source}: '{one_line(name)}' is not a group of an encounter; remove it")
     return published, names
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ import numpy as np
 
 from ..errors import DatasetError, DeepGalaxyWarning
 from ..files import sync_folder
+from ..labels import ENCOUNTER_NAME
+from ..progress import one_line
 from . import schema
 from .journal import DISK_ERRORS, Journal, journal_path
 
@@ -72,7 +75,7 @@ class DatasetWriter:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.done: set[str] = set()  #: names of the encounters that are whole in the file
-        self._source = schema.one_line(path)
+        self._source = one_line(path)
         self._config = config_json
         self._file: h5py.File | None = None
         self._journal: Journal | None = None
@@ -128,7 +131,7 @@ class DatasetWriter:
         """Write one encounter, whole and synced to the disk when this returns; for the arguments see `encounter`."""
         shape = np.shape(cameras[0].images) if len(cameras) else ()
         if len(shape) == 3:
-            self._check_cameras(f"{self._source}: group {schema.one_line(name)}", cameras, len(cameras), 0, shape)
+            self._check_cameras(f"{self._source}: group {one_line(name)}", cameras, len(cameras), 0, shape)
         with self.encounter(name, attributes, len(cameras), shape, stage, separation) as write:
             write(0, cameras)
 
@@ -161,7 +164,7 @@ class DatasetWriter:
         DatasetError
             If a value is not allowed, a snapshot is missing, the name is taken or the disk is full.
         """
-        where = f"{self._source}: group {schema.one_line(name)}"
+        where = f"{self._source}: group {one_line(name)}"
         self._check(where, name, attributes, n_cameras, shape, stage, separation)
         n = shape[0]
         times, pixel_scale = np.full((2, n_cameras, n), np.nan, np.float32)
@@ -208,7 +211,7 @@ class DatasetWriter:
     def _check(self, where, name, attributes, n_cameras, shape, stage, separation) -> None:
         if self._file is None:
             raise DatasetError(f"{where}: the writer is closed; open a new one, it goes on")
-        if not schema.ENCOUNTER_NAME.fullmatch(name):
+        if not re.fullmatch(ENCOUNTER_NAME, name):
             raise DatasetError(f"{where}: a name must be letters, digits and _ . + -, at most 200")
         if name in self.done:
             raise DatasetError(f"{where}: is written already; skip the names in writer.done")
@@ -270,7 +273,7 @@ class DatasetWriter:
             broken = self.partial.with_name(self.partial.name + ".broken")
             os.replace(self.partial, broken)
             warnings.warn(f"{self._source}: the partial file cannot be read "
-                          f"({schema.one_line(error)}); kept as {broken.name}, starting anew",
+                          f"({one_line(error)}); kept as {broken.name}, starting anew",
                           DeepGalaxyWarning, stacklevel=4)
             return False
         return True
@@ -315,7 +318,7 @@ class DatasetWriter:
             return DatasetError(f"{self._source}: {self.partial.name} is being written by another process; "
                                 "wait for it to end")
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        return DatasetError(f"{self._source}: cannot be written ({schema.one_line(reason)}); free space or "
+        return DatasetError(f"{self._source}: cannot be written ({one_line(reason)}); free space or "
                             "choose another folder and start again, finished encounters are kept")
 
 
@@ -333,7 +336,7 @@ def extend_dataset(path: str | Path) -> None:
         shutil.copyfile(path, new)
         os.replace(new, path.with_name(path.name + ".partial"))
     except OSError as error:
-        raise DatasetError(f"{schema.one_line(path)}: cannot be extended ({error.strerror}): its "
+        raise DatasetError(f"{one_line(path)}: cannot be extended ({error.strerror}): its "
                            f"{path.stat().st_size / 1e9:.1f} GB are copied first; free space, or render the new "
                            "encounters into a file of their own") from None
     finally:

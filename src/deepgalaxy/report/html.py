@@ -193,9 +193,8 @@ def _curve(label: Label, quantiles: dict, distribution) -> Markup:
     """The posterior as SVG, numbers only: 320 x 100 units."""
     width, base, top = 320.0, 78.0, 4.0
     # In Myr of a system the curve may reach beyond the range of the label.
-    left, right = (0.0, float(label.n_bins)) if distribution is None else (
-        float(f(end, label.position(np.asarray(edge, float)))) for f, end, edge in (
-            (min, 0, distribution[0][0]), (max, label.n_bins, distribution[0][-1])))
+    edges = (label.low, label.high) if distribution is None else distribution[0]
+    left, right = min(0.0, label.position(edges[0])), max(label.n_bins, label.position(edges[-1]))
 
     def x_of(value):
         fraction = np.clip((label.position(np.asarray(value, float)) - left) / (right - left), 0, 1)

@@ -40,17 +40,23 @@ def _held_out(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
     return held
 
 
-def not_trained_on(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
-    """Indices of the images that were held out; if there are none, of the encounters that were not trained on."""
+def _new(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
+    """Indices of the images that were held out; without any, of encounters that were not trained on; may be none."""
     held = _held_out(weights, dataset)
     if not held.any():
         known = set(weights.metadata.get("training_encounters", []))
         groups = [g for g, identity in enumerate(dataset.identities) if identity not in known]
         held = np.isin(dataset.group, groups) & dataset.is_encounter
-    if not held.any():
+    return np.flatnonzero(held)
+
+
+def not_trained_on(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
+    """Indices of images that were not trained on, see `_new`; a DatasetError if there are none."""
+    new = _new(weights, dataset)
+    if not len(new):
         raise DatasetError(f"{dataset.path}: the model was trained on all of its encounters; calibrate on others, or "
                            "keep its temperatures (--no-calibration)")
-    return np.flatnonzero(held)
+    return new
 
 
 def _spread(indices: np.ndarray, n: int) -> np.ndarray:
@@ -96,10 +102,8 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
         if on_batch:
             on_batch(len(index))
     z = np.concatenate(z)
-    try:
-        held = _spread(not_trained_on(weights, dataset), 1024)
-    except DatasetError:
-        held = np.zeros(0, int)
+    held = _spread(_new(weights, dataset), 1024)
+    if not len(held):
         warnings.warn(f"{dataset.path}: the model was trained on all of its encounters: the library cannot say how "
                       "familiar a picture is; calibrate it on others (--references)", DeepGalaxyWarning, stacklevel=2)
     realism = _realism_of(weights)

@@ -10,11 +10,10 @@ import io
 from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..errors import LibraryError
-from ..files import open_sealed, sealed_hdf5
+from ..files import open_sealed, read_arrays, sealed_hdf5
 from ..inference.story import Match
 from ..labels import LABELS
 from .index import LatentIndex
@@ -192,15 +191,9 @@ class Library:
             with open_sealed(path) as f:
                 if f.attrs.get("format") != FORMAT or f.attrs.get("format_version") != FORMAT_VERSION:
                     raise LibraryError(f"{path}: is no library of this version of deepgalaxy; {again}")
-                for name in (*_ARRAYS, "encounters"):
-                    inside = isinstance(f.get(name, getlink=True), h5py.HardLink) and isinstance(f[name], h5py.Dataset)
-                    if not inside or f[name].is_virtual or f[name].external:
-                        raise LibraryError(f"{path}: '{name}' is missing or lies outside the file; refused")
-                    if f[name].id.get_storage_size() < f[name].nbytes:
-                        raise LibraryError(f"{path}: '{name}' claims more than the file holds; refused")
                 self.model_sha256, self.config = f.attrs["model_sha256"], f.attrs["config"]
-                self.encounters = f["encounters"][()].tobytes().decode().split("\n")
-                arrays = {name: f[name][()] for name in _ARRAYS}
+                arrays = read_arrays(f, (*_ARRAYS, "encounters"))
+                self.encounters = arrays.pop("encounters").tobytes().decode().split("\n")
         except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
             raise LibraryError(f"{path}: damaged library, or none at all ({str(error)[:100]}); {again}") from None
         if (odd := _odd(arrays, len(self.encounters))) is not None:

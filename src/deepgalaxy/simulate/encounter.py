@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from ..config import Config
 from ..errors import SimulationError
+from ..labels import ENCOUNTER_NAME
 from .evolve import Conservation, evolve
 from .gadget import SnapshotFolder
 from .galaxy import Galaxy, GalaxyConfig, Particles
@@ -19,10 +20,7 @@ from .gpu import require_device
 from .orbit import approach, disc_rotation
 from .snapshot import MAX_DRIFT, CannotWrite, Encounter, stages
 
-__all__ = ["EncounterConfig", "NAME", "Resolution", "simulate"]
-
-#: What an encounter may be called: its name is that of a file, and of a group in a data set.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
+__all__ = ["EncounterConfig", "Resolution", "simulate"]
 
 #: Of the tree, where the usual one let the energy drift too far.
 _FINE_OPENING_ANGLE = 0.7
@@ -61,7 +59,7 @@ class Resolution(Config):
 class EncounterConfig(Config):
     """Two galaxies and their orbit."""
 
-    name: str = Field("encounter", min_length=1, max_length=80, pattern=NAME)
+    name: str = Field("encounter", min_length=1, max_length=80, pattern=rf"^{ENCOUNTER_NAME}$")
     mass_ratio: float = Field(1.0, gt=0, le=4, description="secondary / primary")
     size_ratio: float = Field(1.0, gt=0, le=4, description="secondary / primary")
     pericentre: float = Field(8.0, gt=0, le=200, description="closest approach of the initial orbit, kpc")

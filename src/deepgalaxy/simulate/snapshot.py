@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from ..errors import SimulationError
-from ..files import open_sealed, sealed_hdf5
+from ..files import open_sealed, read_arrays, sealed_hdf5
 
 __all__ = ["CannotWrite", "Encounter", "MAX_DRIFT", "drift_of", "parameters_of", "stages"]
 
@@ -88,35 +88,30 @@ class Encounter:
             with open_sealed(path) as f:
                 if f.attrs.get("format") != FORMAT:
                     raise SimulationError(f"{path}: is not an encounter file of deepgalaxy")
-                names = ("time", "positions", "masses", "component", "galaxy", "separation", "stage")
-                if any(not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(f[name], h5py.Dataset)
-                       or f[name].is_virtual or f[name].external for name in names):
-                    raise SimulationError(f"{path}: a data set is missing or lies outside the file; refused")
-                if any(f[name].id.get_storage_size() < f[name].nbytes for name in names):
-                    raise SimulationError(f"{path}: a data set claims more than the file holds; refused")
-                arrays = {name: f[name][()] for name in names}
-                shapes = {name: values.shape for name, values in arrays.items()}
-                if len(shapes["positions"]) != 3 or shapes["positions"][2] != 3 or any(
-                        len(shape) != 1 for name, shape in shapes.items() if name != "positions"):
-                    raise SimulationError(f"{path}: its arrays have wrong shapes; simulate it again")
-                odd = next((name for name, values in arrays.items() if values.dtype.kind not in "fiu" or (
-                    name in ("time", "positions", "masses") and not np.isfinite(values).all())), None)
-                if odd is not None:
-                    raise SimulationError(f"{path}: '{odd}' holds what is no finite number; simulate it again")
-                n_times, n_stars = shapes["positions"][:2]
-                if any(len(arrays[k]) != n_times for k in ("time", "separation", "stage")) or any(
-                        len(arrays[k]) != n_stars for k in ("masses", "component", "galaxy")):
-                    raise SimulationError(f"{path}: its arrays do not fit each other; simulate it again")
+                arrays = read_arrays(f, ("time", "positions", "masses", "component", "galaxy", "separation", "stage"))
+                _check_arrays(arrays)
                 return cls(name=f.attrs["name"], config=f.attrs["config"], parameters=_parameters(f), **arrays)
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise SimulationError(f"{path}: damaged encounter file ({error}); delete it and simulate "
                                   "again, only this encounter will run") from None
 
 
+def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+    """ValueError if they do not fit each other, or hold what is no number."""
+    n_times, n_stars = len(arrays["time"]), len(arrays["masses"])
+    shapes = {"positions": (n_times, n_stars, 3), **dict.fromkeys(("time", "separation", "stage"), (n_times,))}
+    for name, values in arrays.items():
+        if values.shape != shapes.get(name, (n_stars,)):
+            raise ValueError(f"'{name}' does not fit the other arrays")
+        measured = name in ("time", "positions", "masses")  # a separation may be unknown
+        if values.dtype.kind not in "fiu" or (measured and not np.isfinite(values).all()):
+            raise ValueError(f"'{name}' holds what is no finite number")
+
+
 def drift_of(path: str | Path) -> float:
     """The larger drift of energy and angular momentum that an encounter file records, without reading its stars."""
     parameters = parameters_of(path)
-    return float(max(parameters["energy_drift"], parameters["angular_momentum_drift"]))
+    return float(np.max([parameters.get(name, np.nan) for name in ("energy_drift", "angular_momentum_drift")]))
 
 
 def parameters_of(path: str | Path) -> dict:

@@ -16,7 +16,8 @@ from ..cluster import PATIENCE, LostWorkers, run_tasks
 from ..config import Config
 from ..errors import ConfigError, SimulationError
 from ..files import write_whole
-from .encounter import NAME, EncounterConfig, Resolution, is_finished, simulate_to_file
+from ..labels import ENCOUNTER_NAME
+from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_file
 from .galaxy import GalaxyConfig
 from .snapshot import CannotWrite
 
@@ -94,7 +95,7 @@ class GridDesign(Config):
 class ListedEncounter(EncounterConfig):
     """An encounter with a name of its own; what the suite has in common need not be repeated."""
 
-    name: str = Field(min_length=1, max_length=80, pattern=NAME)
+    name: str = Field(min_length=1, max_length=80, pattern=rf"^{ENCOUNTER_NAME}$")
     primary: GalaxyConfig | None = Field(None, description="instead of the suite's, as a whole")
     resolution: Resolution | None = Field(None, description="instead of the suite's, as a whole")
 

@@ -88,8 +88,7 @@ class Checkpoints(lightning.Callback):
             with open(temporary, "rb") as f:
                 os.fsync(f.fileno())
             os.replace(temporary, path)
-            whole = [old for old in sorted(self.folder.glob("epoch_*.ckpt")) if self.steps_into_epoch(old) == 0]
-            for old in whole[:-self.keep]:
+            for old in sorted(self.folder.glob("epoch_?????.ckpt"))[:-self.keep]:
                 old.unlink(missing_ok=True)
 
     @staticmethod

@@ -1,0 +1,128 @@
+"""One picture of the sky as numbers: what every format becomes, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import ImageError
+
+__all__ = ["MAX_PIXELS", "Picture", "check_shape", "colour", "inflates_past", "picture", "quiet", "several"]
+
+MAX_PIXELS = 64 * 2**20     # 8192 x 8192: 256 MiB as float32
+MIN_SIDE = 16               # px; below this there is nothing to measure
+MAX_ASPECT = 20
+DISPLAY_SIDE = 512          # px
+
+
+@dataclass
+class Picture:
+    """One image as it was read."""
+
+    name: str                      # the path as given
+    pixels: np.ndarray             # (H, W) float32, finite; axis 0 is y, upwards (FITS: origin bottom left)
+    mask: np.ndarray               # (H, W) bool, True without a valid value; there pixels hold the median
+    display: np.ndarray            # (H', W', 3) uint8, y downwards, at most 512 px on the long side
+    arcsec_per_pixel: float | None = None            # from a sound celestial WCS
+    flags: list[str] = field(default_factory=list)   # short sentences for a person
+
+
+def check_shape(height, width):
+    """Refuse sizes that cannot be measured, before memory is taken."""
+    if height < 1 or width < 1:
+        raise ImageError(f"is empty ({width} x {height} px); give an image with pixels")
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"claims {width} x {height} px, more than {MAX_PIXELS / 2**20:.4g} megapixels; "
+                         "cut out the galaxies or bin it")
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"has {width} x {height} px, under {MIN_SIDE} px on a side; give a larger cut-out")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ImageError(f"has {width} x {height} px, longer than 1:{MAX_ASPECT}; cut out the galaxies")
+
+
+def picture(name, values, invalid=None, display=None, scale=None, flags=()):
+    """Mask, fill and cast the grey values (y upwards); draw the display if there is none."""
+    mask = ~np.isfinite(values)
+    if invalid is not None:
+        mask |= invalid
+    if mask.all():
+        raise ImageError("has no valid pixel, all are NaN, blank or transparent; give an image with data")
+    flags = list(flags)
+    one = values.flat[int(np.argmin(mask))]   # a valid one, to start from
+    low, high = (float(f(values, where=~mask, initial=one)) for f in (np.min, np.max))
+    peak = max(-low, high)
+    if peak >= 1e30:   # the largest numbers of float32, written where there is no value
+        strange = ~mask & ((values <= -1e30) | (values >= 1e37))
+        if 0 < 2 * strange.sum() < (~mask).sum():
+            return picture(name, values, mask | strange, display, scale, flags)
+    if peak > 0 and not 1e-30 < peak < 1e30:   # erg/s, or W/Hz: beyond what float32 holds
+        values = values / peak
+        flags.append(f"the values were divided by {peak:.3g}")
+    pixels = np.array(values, dtype=np.float32, order="C")
+    if mask.any():
+        pixels[mask] = np.median(pixels[~mask])
+        flags.append(f"{100 * mask.mean():.2g} % of the pixels have no value")
+    if pixels.min() == pixels.max():
+        raise ImageError("is constant, there is no light to measure; give another image")
+    display = _stretched(pixels) if display is None else display
+    return Picture(name, pixels, mask, _small(display), scale, flags)
+
+
+def colour(name, array, flags=()):
+    """Grey, mask and display of a colour array (H, W, 3|4), y downwards."""
+    rgb = array[..., :3]
+    invalid = array[::-1, :, 3] == 0 if array.shape[2] == 4 else None
+    display = rgb
+    if rgb.dtype != np.uint8:
+        finite = np.nan_to_num(rgb.astype(np.float32), nan=0, posinf=0, neginf=0)
+        top = 1 if array.dtype.kind in "bf" and finite.max() <= 1 else max(255, finite.max())
+        display = np.clip(finite * (255 / top), 0, 255).astype(np.uint8)
+    return picture(name, rgb.mean(axis=2, dtype=np.float32)[::-1], invalid, display, flags=flags)
+
+
+def _stretched(pixels):
+    """Asinh stretch in grey, y downwards: the sky at about a tenth, the brightest 0.2 % white."""
+    from PIL import Image
+
+    height, width = pixels.shape
+    step = max(1, math.ceil(max(height, width) / DISPLAY_SIDE))
+    small = np.asarray(Image.fromarray(pixels).reduce(step))[::-1]
+    low, sky, high = np.percentile(small, [1, 50, 99.8])
+    if high <= low:
+        low, high = small.min(), small.max()
+    span = max(float(high) - float(low), 1e-38)
+    soft = max(float(sky) - float(low), 0.01 * span)
+    grey = np.arcsinh(np.clip((small - low) / soft, 0, span / soft)) / np.arcsinh(span / soft)
+    return np.repeat(np.rint(255 * grey).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _small(display):
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(display))
+    image.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+    return np.array(image)
+
+
+def several(ext, n_pages):
+    """The flag of a file that holds several images, where none was asked for."""
+    return ["several images in the file: the first is used; choose with --ext"] if n_pages > 1 and ext is None else []
+
+
+def inflates_past(data, limit, wbits=15) -> bool:
+    """Do deflated bytes hold more than so many? No more than these are unpacked to see it."""
+    return len(zlib.decompressobj(wbits).decompress(data, limit + 1)) > limit
+
+
+@contextmanager
+def quiet(logger):
+    """Keep a library's remarks off standard error."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
