@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +28,23 @@ def _other_encounters(path: Path, prefix: str) -> Path:
         for name in list(f):
             f.move(name, name.replace("encounter", prefix))
     return path
+
+
+@pytest.fixture
+def kill_after():
+    """Does something in a process of its own, which is killed after so many seconds."""
+    def kill(seconds, work):
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            finally:
+                os._exit(0)
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    return kill
 
 
 @pytest.fixture(scope="session")

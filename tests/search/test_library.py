@@ -13,7 +13,7 @@ from deepgalaxy.files import seal
 from deepgalaxy.inference.predictor import Predictor, load
 from deepgalaxy.labels import LABELS
 from deepgalaxy.search.index import LatentIndex
-from deepgalaxy.search.library import Library, encode_thumbnail, write_library
+from deepgalaxy.search.library import Library, encode_thumbnail, rewrite_library, write_library
 from deepgalaxy.search.pictures import PICTURE_PIXELS
 
 N, N_ENCOUNTERS, D = 90, 9, 5
@@ -158,6 +158,22 @@ def test_any_flipped_byte_is_found_or_changes_nothing(path, tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-500:]}"
     assert done.stdout.split() == []
+
+
+def test_a_library_outlives_a_writer_that_is_killed(path, tmp_path, kill_after):
+    copy, written = tmp_path / "library.h5", Library(path)
+    copy.write_bytes(path.read_bytes())
+
+    def write():
+        for k in range(10**6):
+            rewrite_library(written, copy, unseen_features=np.zeros((3, content()["usual_features"].shape[1])),
+                            model_sha256=f"written {k}")
+
+    found = set()
+    for k in range(20):
+        kill_after(0.02 + 0.013 * k, write)
+        found.add(Library(copy).model_sha256)
+    assert len(found) > 2  # some were written, and each time one of them is whole
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.7, 0.999])
