@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +12,9 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+# Threads of OpenMP wait for each other by turning round: where others compute too, small tensors take ten times longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import h5py
 import numpy as np
@@ -30,19 +35,30 @@ def _other_encounters(path: Path, prefix: str) -> Path:
     return path
 
 
-@pytest.fixture
+def _work_on(work, args, started):
+    for k in itertools.count():
+        work(*args, k)
+        if k == 0:
+            started.send(True)
+
+
+@pytest.fixture(scope="session")
 def kill_after():
-    """Does something in a process of its own, which is killed after so many seconds."""
-    def kill(seconds, work):
-        child = os.fork()
-        if child == 0:
-            try:
-                work()
-            finally:
-                os._exit(0)
+    """Calls work(*args, k) for k = 0, 1, 2, ... in a process of its own, which is killed so long after the first."""
+    # A fork of this process could wait for ever for threads of OpenMP that it did not inherit.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "deepgalaxy.inference.predictor"])
+
+    def kill(seconds, work, *args):
+        started, told = context.Pipe(duplex=False)
+        child = context.Process(target=_work_on, args=(work, args, told))
+        child.start()
+        told.close()
+        assert started.recv()
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
 
     return kill
 
