@@ -14,22 +14,22 @@ ABOUT = About(
         the orbital plane to the sky, stage, each as a distribution, and simulated encounters that look alike. Single
         galaxies and chance pairs are stages of their own, and pictures of something else are flagged by their
         familiarity; groups, clusters and gas were never shown.""",
-    data="""Four suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md:
+    data="""Six suites of N-body encounters (disc, bulge, halo; 16,384 particles; no gas), described in docs/suites.md:
         `core`, 428 encounters, `wide`, 256, with mass ratios from 0.1, pericentres of 2-40 kpc, bound to hyperbolic
         orbits, discs and bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr, single galaxies and
-        chance pairs, and `wide-3` and `wide-2`, 410 and 186 more of the wide design, of which the library is. Error
-        bars, and how unusual an unseen encounter may be, come from the second halves of `wide-4` and `unseen`, 200
-        encounters of the wide design that were not trained on; the figures below from the first halves. `core` and
-        `wide` were simulated with earlier versions of gravity and discs, the others with the present one.""",
+        chance pairs, and `wide-2` to `wide-5`, 186, 410, 200 and 200 more of the wide design, of which the library is.
+        Error bars, and how unusual an unseen encounter may be, come from `bars`, 96 encounters of the wide design that
+        were not trained on; the figures below from `test`, 128 others. `core` and `wide` were simulated with earlier
+        versions of gravity and discs, the others with the present one.""",
     training="""Before, the weights had seen 377,000 images of `core`, 328,000 of `core` and `wide`, 197,000 of `wide-3`
-        and 492,000 of `wide-3` and `wide-2` (`recipes/shipped_first.yaml` to `shipped_fourth.yaml`). Realism is
-        `src/deepgalaxy/image/realism.py`, in the last three parts as fine and bright as in the table below.
+        and 967,000 of `wide-3` and `wide-2` (`recipes/shipped_first.yaml` to `shipped_fifth.yaml`). Realism is
+        `src/deepgalaxy/image/realism.py`, in the last four parts as fine and bright as in the table below.
         `recipes/shipped.sh` makes such weights again, not these to the bit: between the first two parts heads were
         mapped bin by bin onto wider labels (docs/log.md, 2026-11-24).""",
     limits=(
-        """In the suites that it was trained on, larger discs go with larger mass ratios (rank correlation 0.5 to 0.9),
-        by a fault of their design; in `wide-4` likewise (0.75), in `unseen` the other way (-0.75). Error bars and
-        figures are from halves of both together, where neither goes with the other; the model's own habit remains.""",
+        """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to 0.9),
+        by a fault of their design; in the last part one suite goes the other way and has as much weight (docs/suites.md,
+        What goes with what). In `bars` and `test` nothing goes with anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",
         "Two galaxies of an old stellar disc each: no gas, no star formation, no dust but what realism paints on.",
         "Mass ratio is secondary over primary, at most 1; very minor mergers (below 0.1) were never shown.",

@@ -65,7 +65,7 @@ def dask_client(scheduler: str | None = None, n_workers: int | None = None):
             stack.callback(_close, client)
             yield client
             return
-        stack.enter_context(_one_thread_each())
+        stack.enter_context(_workers_environment())
         try:
             with signals.held():
                 # A lost worker's tasks come back to us at once: we count (see run_tasks).
@@ -252,11 +252,16 @@ def _close(what) -> None:
 
 
 @contextmanager
-def _one_thread_each():
-    """What a worker process inherits: the libraries take one thread each."""
-    threads = {name: "1" for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    before = {name: os.environ.get(name) for name in threads}
-    os.environ.update(threads)
+def _workers_environment():
+    """What a worker process inherits: libraries take one thread each, and freed memory is kept for the next array.
+
+    By itself Dask has workers give all memory back at once, and every array of a force evaluation is mapped, page
+    by page, anew: a sixth of the time of a simulation.
+    """
+    ours = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:

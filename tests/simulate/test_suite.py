@@ -1,6 +1,8 @@
 """Suites: which encounters, and the campaign that runs what is missing."""
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +214,22 @@ def test_there_are_published_recipes():
 def test_scheduler_that_does_not_answer_is_one_line():
     with pytest.raises(ConfigError, match="scheduler = nonsense://here"), dask_client("nonsense://here"):
         pass
+
+
+def _pages_mapped(n):
+    """By the second half of n turns of making an array of 4 MiB."""
+    for k in range(n):
+        if k == n // 2:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.zeros(2**19).fill(k)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
+def test_workers_take_freed_memory_for_the_next_array():
+    # Else all of its 1024 pages are mapped anew each time.
+    with dask_client(n_workers=1) as client:
+        assert client.submit(_pages_mapped, 100).result() < 5 * 1024
 
 
 def test_campaign_runs_what_is_missing_and_nothing_else(tmp_path):
