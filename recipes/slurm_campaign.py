@@ -13,6 +13,7 @@ import dask
 from dask_jobqueue import SLURMCluster
 
 from deepgalaxy.cli import main
+from deepgalaxy.memory import WORKER_ENVIRONMENT
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("suite", help="YAML of a suite")
@@ -31,7 +32,8 @@ dask.config.set({"distributed.scheduler.allowed-failures": 2})  # the third work
 with SLURMCluster(
     queue=options.queue, account=options.account, interface=options.interface, memory=options.memory,
     cores=options.cores, processes=options.cores, walltime=f"{minutes // 60:02d}:{minutes % 60:02d}:00",
-    job_script_prologue=[f"export {name}_NUM_THREADS=1" for name in ("NUMBA", "OMP", "OPENBLAS")],
+    job_script_prologue=[*(f"export {name}_NUM_THREADS=1" for name in ("NUMBA", "OMP", "OPENBLAS")),
+                         *(f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items())],
     # Workers leave before Slurm ends their job: what they were at is then run elsewhere, and counts as no failure.
     worker_extra_args=["--lifetime", f"{minutes - 5}m", "--lifetime-stagger", "4m"],
 ) as cluster:

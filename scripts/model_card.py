@@ -28,8 +28,8 @@ ABOUT = About(
         mapped bin by bin onto wider labels (docs/log.md, 2026-11-24).""",
     limits=(
         """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to 0.9),
-        by a fault of their design; in the last part one suite goes the other way and has as much weight (docs/suites.md,
-        What goes with what). In `bars` and `test` nothing goes with anything.""",
+        by a fault of their design; in the last part one suite goes the other way and has as much weight
+        (docs/suites.md, What goes with what). In `bars` and `test` nothing goes with anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",
         "Two galaxies of an old stellar disc each: no gas, no star formation, no dust but what realism paints on.",
         "Mass ratio is secondary over primary, at most 1; very minor mergers (below 0.1) were never shown.",

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning, LibraryError
+from .memory import keep_freed_memory
 from .progress import progress, say
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -46,6 +47,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", DeepGalaxyWarning)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    keep_freed_memory()
     try:
         # Outside of its standalone mode the parser returns the status of typer.Exit.
         status = app(standalone_mode=False) or 0
@@ -104,9 +106,13 @@ def predict(images: Images, report: Annotated[Path | None, typer.Option("--repor
             stories.append(story)
             _say_if_failed(story)
             advance()
-    _write_json(json_file, [_as_dict(s) for s in stories])
+    from .report import answer_dict
+
+    _write_json(json_file, [answer_dict(s) for s in stories])
     if json_file != "-":
-        _print(_table(stories))
+        from .report.terminal import story_table
+
+        _print(story_table(stories))
     if not no_report and any(not isinstance(s, tuple) for s in stories):
         from .report.html import write_report
 
@@ -138,26 +144,16 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
         ranking["posterior_weight"] = 0.0
     stories = list(predictor.predict_many(images, kpc_per_pixel=kpc_per_pixel, arcsec_per_pixel=arcsec_per_pixel,
                                           redshift=redshift, ext=ext, n_matches=matches, ranking=ranking))
-    rows = []
     for story in stories:
         _say_if_failed(story)
-        rows.append(_as_dict(story) if isinstance(story, tuple) else
-                    {"image": story.image, "matches": [m.to_dict() for m in story.matches]})
-    _write_json(json_file, rows)
+    from .report import answer_dict
+
+    _write_json(json_file, [{key: value for key, value in answer_dict(story).items() if key in (
+        "image", "error", "matches")} for story in stories])
     if json_file != "-":
-        from rich.table import Table
-        from rich.text import Text
+        from .report.terminal import matches_table
 
-        from .report import printable, short_name
-
-        table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
-        for row in rows:
-            for i, m in enumerate(row.get("matches", [])):
-                table.add_row(Text(short_name(row["image"]) if i == 0 else ""), Text(printable(m["encounter"])),
-                              f"{m['time_myr']:+.0f}",
-                              f"{m['mass_ratio']:.2f}", f"{m['size_ratio']:.2f}", f"{m['view']:.0f}",
-                              f"{m['distance']:.2f}")
-        _print(table)
+        _print(matches_table(stories))
     _exit(stories)
 
 
@@ -442,15 +438,11 @@ def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", mi
     _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
 
 
-def _as_dict(story) -> dict:
-    return {"image": story[0], "error": story[1]} if isinstance(story, tuple) else story.to_dict()
-
-
 def _write_json(where: str | None, value) -> None:
     if where is None:
         return
     from .files import write_whole
-    from .report.html import json_ready
+    from .report import json_ready
 
     text = json.dumps(json_ready(value), indent=1) + "\n"
     if where == "-":
@@ -470,12 +462,6 @@ def _print(renderable) -> None:
     if not console.is_terminal:
         console = Console(width=110)
     console.print(renderable)
-
-
-def _table(stories):
-    from .report.terminal import story_table
-
-    return story_table(stories)
 
 
 def _show_bench(result: dict, json_file: str | None) -> None:

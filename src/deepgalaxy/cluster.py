@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from .errors import ClusterError, ConfigError, DeepGalaxyError
+from .memory import WORKER_ENVIRONMENT
 from .progress import say
 
 __all__ = ["LostWorkers", "begin_task", "dask_client", "run_tasks"]
@@ -258,8 +259,7 @@ def _workers_environment():
     By itself Dask has workers give all memory back at once, and every array of a force evaluation is mapped, page
     by page, anew: a sixth of the time of a simulation.
     """
-    ours = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-            "MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+    ours = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **WORKER_ENVIRONMENT}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:

@@ -20,7 +20,7 @@ __all__ = ["Config"]
 class Config(BaseModel):
     """A frozen tree of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, tree: Any, source: str = "configuration") -> Self:

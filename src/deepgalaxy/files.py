@@ -17,8 +17,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-__all__ = ["BrokenSeal", "has_seal", "open_sealed", "read_arrays", "seal", "sealed_hdf5", "shipped", "sync_folder",
-           "write_whole"]
+__all__ = ["BrokenSeal", "has_seal", "open_sealed", "read_arrays", "sealed_hdf5", "shipped", "sync_folder",
+           "temporary_beside", "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
@@ -37,20 +37,12 @@ def sealed_hdf5(path: str | Path):
     OSError
         If it cannot be written; the file that was there before is still whole.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # In memory first: on a full disk HDF5 crashes when it closes a file.
-        content = io.BytesIO()
-        with h5py.File(content, "w", userblock_size=_BLOCK) as f:
-            yield f
-        temporary.write_bytes(content.getbuffer())
-        seal(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # the folder itself may be what is wrong
-            temporary.unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()  # in memory first: on a full disk HDF5 crashes when it closes a file
+    with h5py.File(content, "w", userblock_size=_BLOCK) as f:
+        yield f
+    content.seek(0)
+    content.write(_head(hashlib.sha256(content.getbuffer()[_BLOCK:])))
+    write_whole(path, content.getbuffer())
 
 
 @contextmanager
@@ -63,7 +55,7 @@ def open_sealed(path: str | Path):
         If its checksum is missing or does not fit.
     """
     with open(path, "rb") as f:
-        if f.read(_BLOCK) != _head(f):
+        if f.read(_BLOCK) != _head(hashlib.file_digest(f, "sha256")):
             raise BrokenSeal("its checksum is missing or does not fit")
     with h5py.File(path, "r") as f:
         yield f
@@ -86,27 +78,15 @@ def read_arrays(f: h5py.File, names) -> dict[str, np.ndarray]:
     return {name: f[name][()] for name in names}
 
 
-def seal(path: str | Path) -> None:
-    """Write the checksum into the block that `sealed_hdf5` left for it, and sync the file."""
-    with open(path, "r+b") as f:
-        f.seek(_BLOCK)
-        head = _head(f)
-        f.seek(0)
-        f.write(head)
-        f.flush()
-        os.fsync(f.fileno())
-
-
 def has_seal(path: str | Path) -> bool:
     """Does the file carry a checksum, right or wrong?"""
     with open(path, "rb") as f:
         return f.read(len(_MARK)) == _MARK
 
 
-def _head(f) -> bytes:
-    """The block that belongs before the rest of an open file."""
-    digest = hashlib.file_digest(f, "sha256").hexdigest().encode()
-    return (_MARK + digest + b"\n").ljust(_BLOCK, b"\0")
+def _head(digest) -> bytes:
+    """The block that belongs before what has this digest."""
+    return (_MARK + digest.hexdigest().encode() + b"\n").ljust(_BLOCK, b"\0")
 
 
 def shipped(name: str) -> Path:
@@ -128,7 +108,7 @@ def write_whole(path: str | Path, data: str | bytes | memoryview) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -139,6 +119,11 @@ def write_whole(path: str | Path, data: str | bytes | memoryview) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name that nobody else uses, also on another machine; what is left behind is known by its `.tmp`."""
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
 
 
 def sync_folder(folder: str | Path) -> None:

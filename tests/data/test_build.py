@@ -53,6 +53,15 @@ def test_pieces_make_the_same_pictures_as_the_whole(cameras):
             np.testing.assert_array_equal(getattr(camera, name), np.concatenate([getattr(p[c], name) for p in pieces]))
 
 
+def test_the_data_set_may_lie_among_its_encounters(runs):
+    config = RenderConfig(n_pixels=24, n_cameras=2)
+    for _ in range(2):
+        assert dict(build_dataset(runs, runs / "whole.h5", config)) == dict.fromkeys("abc")
+    (runs / "other.h5").write_bytes((runs / "whole.h5").read_bytes())
+    found = dict(build_dataset(runs, runs / "again.h5", config))
+    assert "is not an encounter file" in found.pop("other") and "delete" not in str(found)
+
+
 @pytest.mark.parametrize("cluster", [False, True])
 def test_data_set_does_not_depend_on_how_it_streams(runs, tmp_path, cluster, monkeypatch):
     config = RenderConfig(n_pixels=24, n_cameras=2)

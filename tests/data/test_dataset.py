@@ -20,8 +20,9 @@ from deepgalaxy.data import schema
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.schema import check_dataset
 from deepgalaxy.data.splits import split_by_encounter, split_random
-from deepgalaxy.data.writer import CameraImages, DatasetWriter, write_dummy_dataset
+from deepgalaxy.data.writer import DatasetWriter, write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError
+from deepgalaxy.image.view import CameraImages
 
 PARAMETERS = {"mass_ratio": 0.5, "size_ratio": 0.75, "pericentre": 12.0, "seed": 3, "model": "disc"}
 STAGE, SEPARATION = np.array([0, 1, 3], np.uint8), np.array([40, 12, 1.5], np.float32)

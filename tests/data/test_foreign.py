@@ -12,11 +12,12 @@ import yaml
 
 from deepgalaxy.data.build import build_dataset, encounter_files
 from deepgalaxy.data.foreign import read_stars
-from deepgalaxy.data.labelled import NO_SEPARATION, Labels, labels_file, orbit_rotation
+from deepgalaxy.data.labelled import Labels, labels_file, orbit_rotation
 from deepgalaxy.data.reader import Dataset
-from deepgalaxy.data.schema import NO_STAGE, check_dataset
+from deepgalaxy.data.schema import check_dataset
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.render import RenderConfig
+from deepgalaxy.labels import NO_SEPARATION, NO_STAGE
 from deepgalaxy.training.fit import read_recipe
 
 KPC, MSUN = 3.0856775814913674e21, 1.988409870698051e33
@@ -227,13 +228,46 @@ def test_wind_of_arepo_is_no_star(tmp_path):
     assert_is_pair(read_stars(file), x[50:], m[50:])
 
 
+def test_stars_that_were_there_from_the_start_have_no_time_of_birth(tmp_path):
+    x, m = pair()
+    formed = np.where(np.arange(600) < 50, -1.0, np.where(np.arange(600) < 400, 0.0, 0.4)).astype(np.float32)
+    alone, universe = gadget(tmp_path / "alone.hdf5", {4: (x, m)}), arepo(tmp_path / "universe.hdf5", {4: (x, m)})
+    for file in (alone, universe):
+        with h5py.File(file, "r+") as f:
+            f["PartType4/GFM_StellarFormationTime"] = formed
+    assert_is_pair(read_stars(alone), x[50:], m[50:])
+    assert_is_pair(read_stars(universe), x[400:], m[400:])  # there the time is the scale factor, and 0 is wind
+    with h5py.File(alone, "r+") as f:
+        f["PartType4/GFM_StellarFormationTime"][7] = np.nan
+    refused(lambda: read_stars(alone), "GFM_StellarFormationTime' of 1 particles is NaN")
+
+
+def test_snapshots_that_leave_open_whether_they_are_comoving_are_refused(tmp_path):
+    x, m = pair()
+    file = gadget(tmp_path / "s.hdf5", {2: (x, m)}, a=0.5, h=0.7, Time=1.2)  # no scale factor of redshift 1
+    refused(lambda: read_stars(file), "s.hdf5: has Omega0 and Redshift = 1", "labels.yaml")
+    assert_is_pair(read_stars(file, units=(0.5 / 0.7, 1e10 / 0.7)), x, m)
+
+
+def test_arrays_that_swift_wrote_with_fewer_digits_are_read(tmp_path):
+    x, m = pair()
+    file = swift(tmp_path / "s.hdf5", {4: (x, m)})
+    with h5py.File(file, "r+") as f:
+        old = f["PartType4/Coordinates"]
+        values, attributes = old[()], dict(old.attrs)
+        del f["PartType4/Coordinates"]
+        f.create_dataset("PartType4/Coordinates", data=values, scaleoffset=6).attrs.update(attributes)
+    np.testing.assert_allclose(read_stars(file).positions, x, atol=1e-3)  # six digits of Mpc
+
+
 def test_smoothing_lengths_are_read_where_all_stars_have_them(tmp_path):
     x, m = pair()
     file = gadget(tmp_path / "a.hdf5", {4: (x, m)})
     with h5py.File(file, "r+") as f:
         f["PartType4/SmoothingLength"] = np.full(len(x), 0.5)
-    np.testing.assert_allclose(read_stars(file).smoothing, 0.5, rtol=1e-5)
-    assert read_stars(gadget(tmp_path / "g.hdf5", {2: (x, m)})).smoothing is None
+    np.testing.assert_allclose(read_stars(file, smoothing=True).smoothing, 0.5, rtol=1e-5)
+    assert read_stars(file).smoothing is None  # nobody asked
+    assert read_stars(gadget(tmp_path / "g.hdf5", {2: (x, m)}), smoothing=True).smoothing is None
 
 
 @pytest.mark.parametrize("kernel, end", [(None, 1.825742), ("Cubic spline (M4)", 1.825742),
@@ -243,7 +277,7 @@ def test_smoothing_lengths_of_swift_are_widths_of_its_kernel(tmp_path, kernel, e
     if kernel:
         with h5py.File(file, "r+") as f:
             f.create_group("HydroScheme").attrs["Kernel function"] = np.bytes_(kernel)
-    np.testing.assert_allclose(read_stars(file).smoothing, 0.5 * end, rtol=1e-5)
+    np.testing.assert_allclose(read_stars(file, smoothing=True).smoothing, 0.5 * end, rtol=1e-5)
 
 
 def test_units_given_by_the_user_win(tmp_path):
@@ -277,6 +311,35 @@ def test_changed_labels_are_another_data_set(folder):
     labels.write_text(labels.read_text().replace(",100.0,", ",120.0,"))
     assert list(build_dataset(folder, data, TINY)) == [("run_1", None), ("run_2", None)]
     assert 120 in Dataset(data).labels["time"]
+
+
+def test_a_snapshot_that_was_written_again_is_photographed_again(folder):
+    out = folder / "suite.h5"
+    for seed in (0, 5):
+        gadget(folder / "run_1_0.hdf5", {2: pair(seed=seed)})
+        assert dict(build_dataset(folder, out, TINY)) == {"run_1": None, "run_2": None}
+        images = Dataset(out).images([0])
+    x, m = pair(seed=5)
+    gadget(folder / "run_1_0.hdf5", {2: (x, m)})
+    assert dict(build_dataset(folder, folder / "fresh.h5", TINY)) == {"run_1": None, "run_2": None}
+    np.testing.assert_array_equal(images, Dataset(folder / "fresh.h5").images([0]))
+
+
+def test_labels_may_be_a_link_and_may_end_in_yml(folder):
+    (folder / "labels.csv").rename(folder / "mine_v2.csv")
+    (folder / "labels.csv").symlink_to("mine_v2.csv")
+    assert dict(build_dataset(folder, folder / "suite.h5", TINY)) == {"run_1": None, "run_2": None}
+    (folder / "labels.yml").write_text("star_types: [4]\n")
+    assert Labels(labels_file(folder)).reading.star_types == (4,)
+
+
+def test_times_are_those_of_the_reference_whatever_the_primary_weighs(folder):
+    rows = list(csv.DictReader(open(folder / "labels.csv")))
+    table(folder, [{**r, "primary_stars": 1.5e10 if r["encounter"] == "run_1" else ""} for r in rows])
+    list(build_dataset(folder, folder / "suite.h5", TINY))
+    data = Dataset(folder / "suite.h5")
+    light = data.group == data.groups.index("run_1")  # a quarter of the mass: all goes half as fast
+    assert set(data.labels["time"][light]) == {-25, 50} and set(data.labels["time"][~light]) == {-50, 100}
 
 
 def test_damaged_snapshot_costs_its_encounter_and_is_named(folder):

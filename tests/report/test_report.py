@@ -20,6 +20,7 @@ from deepgalaxy.labels import LABELS, STAGES
 from deepgalaxy.report import (
     familiarity_sentence,
     headline,
+    json_ready,
     number,
     percent,
     printable,
@@ -29,7 +30,7 @@ from deepgalaxy.report import (
 )
 from deepgalaxy.report.evaluation import write_evaluation
 from deepgalaxy.report.figures import _posterior, _width, _wrap, save_story, story_figure
-from deepgalaxy.report.html import _curve, json_ready, safe_name, write_report
+from deepgalaxy.report.html import _curve, safe_name, write_report
 from deepgalaxy.report.terminal import story_table
 
 EVIL = "<script>alert(1)</script>.png"

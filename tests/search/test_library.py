@@ -1,5 +1,6 @@
 """Look-alikes: the nearest, from different encounters, turned as the query is; and only from a whole file."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -9,7 +10,6 @@ import pytest
 
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.errors import LibraryError
-from deepgalaxy.files import seal
 from deepgalaxy.inference.predictor import Predictor, load
 from deepgalaxy.labels import LABELS
 from deepgalaxy.search.index import LatentIndex
@@ -17,6 +17,13 @@ from deepgalaxy.search.library import Library, encode_thumbnail, rewrite_library
 from deepgalaxy.search.pictures import PICTURE_PIXELS
 
 N, N_ENCOUNTERS, D = 90, 9, 5
+
+
+def seal(path):
+    """What a stranger knows how to make: a checksum that fits."""
+    content = path.read_bytes()[512:]
+    head = b"sha256 of what follows byte 512: " + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    path.write_bytes(head.ljust(512, b"\0") + content)
 
 
 def pictures(n=N, size=112, seed=0):
@@ -230,7 +237,7 @@ def test_a_file_that_leads_elsewhere_or_claims_too_much_is_refused(path, tmp_pat
     with h5py.File(hostile, "r+") as f:
         del f["z"]
         change(f, tmp_path)
-    seal(hostile)  # a stranger knows how to make a checksum fit
+    seal(hostile)
     with pytest.raises(LibraryError, match="hostile.h5") as caught:
         Library(hostile)
     assert "\n" not in str(caught.value)

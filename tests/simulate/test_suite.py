@@ -211,6 +211,21 @@ def test_there_are_published_recipes():
     assert RECIPES
 
 
+@pytest.mark.parametrize("tree, words", [
+    ({"primary": {"disc_mass": float("inf")}}, "primary.disc_mass: .*finite"),
+    ({"design": {"kind": "grid", "mass_ratios": []}}, "mass_ratios"),
+    ({"design": {"kind": "list", "encounters": [{"name": "a", "mass_ratio": 0.001}]},
+      "resolution": {"n_particles": 2048}}, "mass_ratio = 0.001: leaves the smaller galaxy 2 of 2048 particles")])
+def test_suites_that_cannot_be_are_one_line_before_any_work(tree, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        SuiteConfig.parse(tree).encounters()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_design_without_a_kind_is_a_sobol_design():
+    assert SuiteConfig.parse({"design": {"n_encounters": 3}}).design.kind == "sobol"
+
+
 def test_scheduler_that_does_not_answer_is_one_line():
     with pytest.raises(ConfigError, match="scheduler = nonsense://here"), dask_client("nonsense://here"):
         pass

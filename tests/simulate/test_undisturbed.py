@@ -1,5 +1,7 @@
 """Single galaxies and chance pairs out of an encounter."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,19 @@ def test_a_chance_pair_keeps_both_galaxies_whole_and_turns_the_second(encounter)
     assert np.std(size["radius"]) < 0.1 * np.mean(size["radius"])  # turned, not bent
     again = Undisturbed(encounter, "chance", 6).stars(2)[0]
     np.testing.assert_array_equal(again, pair.stars(2)[0])
+
+
+def test_the_second_of_a_chance_pair_is_turned_in_every_way(encounter):
+    first = dataclasses.replace(encounter, **{name: getattr(encounter, name)[:1] for name in (
+        "time", "positions", "separation", "stage")})
+    before = first.positions[0][first.galaxy == 1].astype(float)
+    before -= before.mean(axis=0)
+    pair, turns = Undisturbed(first, "chance", 400), []
+    for t in range(pair.n):
+        after = pair.stars(t)[0][-len(before):]
+        turns.append(np.linalg.lstsq(before, after - after.mean(axis=0), rcond=None)[0].T)
+    np.testing.assert_allclose(np.linalg.det(turns), 1, atol=1e-4)
+    assert np.abs(np.mean(turns, axis=0)).max() < 0.12  # four standard errors
 
 
 def test_they_come_into_the_data_set_with_labels_that_say_what_they_are(encounter, tmp_path):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from ..cluster import LostWorkers, begin_task
-from ..errors import ClusterError, DatasetError, DeepGalaxyError, SimulationError
+from ..errors import ClusterError, DatasetError, SimulationError
 from ..image.render import RenderConfig, n_cameras, render_encounter
 from ..labels import UNDISTURBED
+from ..progress import one_line
 from ..simulate.snapshot import Encounter, parameters_of
 from ..simulate.undisturbed import Undisturbed
 from .labelled import LABELS_NAMES, LabelledEncounter, Labels, labels_file
@@ -58,7 +60,8 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     (name, error) : of each encounter once it is in the file, those of an earlier run first; error is None, or one
         line about an encounter that is left out because its file is damaged or its worker died.
     """
-    files = encounter_files(folder)
+    output = Path(path).resolve()
+    files = [file for file in encounter_files(folder) if file.resolve() != output]  # it may lie among them
     if config.n_undisturbed and labels_file(folder) is not None:
         raise DatasetError(f"n_undisturbed = {config.n_undisturbed}: needs encounters of 'deepgalaxy simulate', which "
                            "say what star is of which galaxy; leave it out for snapshots of your own")
@@ -174,7 +177,7 @@ def _rendered(sources: list[tuple[Path, str | None]], config: RenderConfig, clie
 
     def begin(source: tuple[Path, str | None], first: int):
         """Start a piece; what comes back waits for it."""
-        arguments = str(source[0].resolve()), source[1], config.to_json(), first, n_snapshots
+        arguments = os.path.abspath(source[0]), source[1], config.to_json(), first, n_snapshots
         if client is None:
             return lambda: _render_piece(*arguments)
         return begin_task(client, _render_piece, *arguments)
@@ -193,8 +196,8 @@ def _rendered(sources: list[tuple[Path, str | None]], config: RenderConfig, clie
                            "pixels") from None
         except ClusterError:
             raise
-        except DeepGalaxyError as error:
-            raise _LeftOut(f"{type(error).__name__}: {error}") from None
+        except Exception as error:  # whatever it is, it is this encounter's alone
+            raise _LeftOut(f"{type(error).__name__}: {one_line(error)}") from None
 
     waiting, begun = deque(sources), deque()
     while waiting or begun:

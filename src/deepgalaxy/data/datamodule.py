@@ -114,5 +114,9 @@ class GlobalBatches(Sampler):
 
 def loader(images: EncounterImages, batches, workers: int = 0) -> DataLoader:
     """A DataLoader over batches of positions."""
-    return DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=lambda batch: batch,
+    return DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=_as_it_is,
                       persistent_workers=workers > 0)
+
+
+def _as_it_is(batch):  # not a lambda: processes that are spawned get it by its name
+    return batch

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DatasetError
 from ..progress import one_line
 from ..simulate.gadget import KPC_IN_CM, MSUN_IN_G
-from .schema import guard, member, open_file
+from .schema import LOSSY_FILTERS, guard, member, open_file
 
 __all__ = ["Stars", "read_stars"]
 
@@ -57,7 +57,7 @@ class Stars:
 
 
 def read_stars(path: str | Path, types: Sequence[int] | None = None,
-               units: tuple[float, float] | None = None) -> Stars:
+               units: tuple[float, float] | None = None, smoothing: bool = False) -> Stars:
     """The stars of a snapshot, in one HDF5 file or in several.
 
     Parameters
@@ -65,6 +65,7 @@ def read_stars(path: str | Path, types: Sequence[int] | None = None,
     path : of the file; of one of them, NAME.0.hdf5, where there are several: the others lie beside it.
     types : which particles are stars; without it 2, 3 and 4, of SWIFT only 4.
     units : kpc and Msun of the file's units, physical; without it, as the file says.
+    smoothing : read smoothing lengths too.
 
     Raises
     ------
@@ -72,10 +73,10 @@ def read_stars(path: str | Path, types: Sequence[int] | None = None,
         If a file is missing, cut, damaged or of another snapshot, holds no stars, or leaves masses or units open.
     """
     source = one_line(path)
-    snapshot, parts = _read_file(path, types, units)
+    snapshot, parts = _read_file(path, types, units, smoothing)
     total = snapshot.total
     for other in _files_beside(Path(path), snapshot.n_files):
-        beside, more = _read_file(other, types, units)
+        beside, more = _read_file(other, types, units, smoothing)
         if (beside.n_files, beside.time, beside.total) != (snapshot.n_files, snapshot.time, total):
             raise DatasetError(f"{beside.source}: is of another snapshot than {source} (another Time, NumPart_Total or "
                                "NumFilesPerSnapshot in its header); fetch them again")
@@ -84,16 +85,16 @@ def read_stars(path: str | Path, types: Sequence[int] | None = None,
     if not parts:
         looked = ", ".join(f"PartType{k}" for k in types or _STAR_TYPES[snapshot.code])
         raise DatasetError(f"{source}: holds no stars ({looked}); choose others with star_types in labels.yaml")
-    smoothing = None
+    lengths = None
     if all(part.smoothing is not None for part in parts):
-        smoothing = np.concatenate([part.smoothing for part in parts])
+        lengths = np.concatenate([part.smoothing for part in parts])
     stars = Stars(np.concatenate([part.positions for part in parts]), np.concatenate([part.masses for part in parts]),
-                  smoothing)
+                  lengths)
     _refuse_nonsense(stars, source)
     return stars
 
 
-def _read_file(path: str | Path, types, units) -> tuple[_Snapshot, list[Stars]]:
+def _read_file(path: str | Path, types, units, smoothing: bool) -> tuple[_Snapshot, list[Stars]]:
     """One file: what its header says, and its stars of each type that it has."""
     source = one_line(path)
     try:
@@ -102,7 +103,7 @@ def _read_file(path: str | Path, types, units) -> tuple[_Snapshot, list[Stars]]:
         raise DatasetError(str(error).replace("a data set", "a snapshot")) from None
     with file, guard(source):  # members guard themselves; attributes and values are read here
         snapshot = _Snapshot(file, source, units)
-        parts = [snapshot.stars(k) for k in types or _STAR_TYPES[snapshot.code]]
+        parts = [snapshot.stars(k, smoothing) for k in types or _STAR_TYPES[snapshot.code]]
     return snapshot, [part for part in parts if part is not None]
 
 
@@ -137,9 +138,9 @@ class _Snapshot:
         self.time = self._number("Time")
         self.total = tuple(self._of_type("NumPart_Total", k) for k in range(6))
         self.units = dict(zip(("length", "mass"), units, strict=True)) if units else None
-        self.scale_factor, self.hubble = self._cosmology()
+        self.expands, self.scale_factor, self.hubble = self._cosmology()
 
-    def stars(self, number: int) -> Stars | None:
+    def stars(self, number: int, with_smoothing: bool) -> Stars | None:
         """Particles of one type; None if there are none."""
         group = self._group(f"PartType{number}")
         expected = self._of_type("NumPart_ThisFile", number)
@@ -148,7 +149,7 @@ class _Snapshot:
                 raise DatasetError(f"{self.source}: PartType{number} should have {expected:.0f} particles and has no "
                                    "'Coordinates'; write the snapshot again")
             return None
-        coordinates = member(group, "Coordinates", self.source)
+        coordinates = self._member(group, "Coordinates")
         n = coordinates.shape[0] if coordinates.ndim else -1
         if coordinates.shape != (n, 3):
             raise DatasetError(f"{self.source}: PartType{number}: 'Coordinates' must have shape (N, 3), "
@@ -157,13 +158,19 @@ class _Snapshot:
             raise DatasetError(f"{self.source}: PartType{number} has {n} particles, its header says {expected:.0f}; "
                                "the snapshot is not whole, fetch it again")
         positions = coordinates[()] * self._to_physical("length", coordinates)
-        masses, smoothing = self._masses(group, number, n), self._smoothing(group, n)
+        masses = self._masses(group, number, n)
+        smoothing = self._smoothing(group, n) if with_smoothing else None
         if group.id.links.exists(b"GFM_StellarFormationTime"):
-            formed = member(group, "GFM_StellarFormationTime", self.source)
+            formed = self._member(group, "GFM_StellarFormationTime")
             if formed.shape != (n,):
                 raise DatasetError(f"{self.source}: PartType{number}: 'GFM_StellarFormationTime' must have shape "
                                    f"({n},), got {formed.shape}")
-            born = formed[()] > 0  # the others are wind, not stars
+            formed = formed[()]
+            if np.isnan(formed).any():
+                raise DatasetError(f"{self.source}: PartType{number}: 'GFM_StellarFormationTime' of "
+                                   f"{np.isnan(formed).sum()} particles is NaN; write the snapshot again")
+            # The others are wind. Where the time is no scale factor, stars that were there from the start have 0.
+            born = formed > 0 if self.expands else formed >= 0
             positions, masses = positions[born], masses[born]
             smoothing = None if smoothing is None else smoothing[born]
         for name, values in (("Coordinates", positions), ("Masses", masses)):
@@ -175,9 +182,12 @@ class _Snapshot:
             raise DatasetError(f"{self.source}: PartType{number}: 'Masses' must not be negative")
         return Stars(positions.astype(np.float32), masses.astype(np.float32), smoothing)
 
+    def _member(self, group: h5py.Group, name: str) -> h5py.Dataset:
+        return member(group, name, self.source, LOSSY_FILTERS)
+
     def _masses(self, group: h5py.Group, number: int, n: int) -> np.ndarray:
         if group.id.links.exists(b"Masses"):
-            data = member(group, "Masses", self.source)
+            data = self._member(group, "Masses")
             if data.shape != (n,):
                 raise DatasetError(f"{self.source}: PartType{number}: 'Masses' must have shape ({n},), "
                                    f"got {data.shape}")
@@ -191,7 +201,7 @@ class _Snapshot:
     def _smoothing(self, group: h5py.Group, n: int) -> np.ndarray | None:
         for name in _SMOOTHING:
             if group.id.links.exists(name.encode()):
-                data = member(group, name, self.source)
+                data = self._member(group, name)
                 values = data[()] * self._to_physical("length", data) * self._kernel_end()
                 if values.shape == (n,) and np.isfinite(values).all() and (values > 0).all():
                     return values.astype(np.float32)
@@ -226,20 +236,25 @@ class _Snapshot:
         # SWIFT has no h in its units; Gadget's and AREPO's are per h.
         return unit * comoving / (1.0 if self.code == "swift" else self.hubble) / cgs
 
-    def _cosmology(self) -> tuple[float, float]:
-        """Scale factor and h that the units of the file contain; 1 for a run that is not cosmological."""
+    def _cosmology(self) -> tuple[bool, float, float]:
+        """Whether the run is cosmological; scale factor (1 if not) and h that the units of the file contain."""
         if self.code == "swift":
-            expands = self._number("Cosmological run")
+            expands = self._number("Cosmological run") != 0
             scale_factor = self._number("Scale-factor") or 1.0
-            return (1.0 if expands == 0 else scale_factor), self._number("h") or 1.0
+            return expands, (scale_factor if expands else 1.0), self._number("h") or 1.0
         time, redshift = self._number("Time"), self._number("Redshift") or 0.0
         expands = self._number("ComovingIntegrationOn")
         if expands is None:  # then the time is the scale factor, and fits the redshift
-            expands = bool(self._number("Omega0")) and time is not None and abs(time * (1 + redshift) - 1) < 1e-3
+            universe = bool(self._number("Omega0"))
+            expands = universe and time is not None and abs(time * (1 + redshift) - 1) < 1e-3
+            if universe and redshift > 0 and not expands and self.units is None:
+                raise DatasetError(f"{self.source}: has Omega0 and Redshift = {redshift:g}, and no Time that is its "
+                                   f"scale factor: are its lengths comoving? Give 'units: {{length_in_kpc: ..., "
+                                   "mass_in_msun: ...}' in labels.yaml, physical")
         if expands and not (time and time > 0):
             raise DatasetError(f"{self.source}: is of a cosmological run, and its header has no scale factor (Time)")
         hubble = self._number("HubbleParam") or 1.0
-        return (time if expands else 1.0), hubble
+        return bool(expands), (time if expands else 1.0), hubble
 
     def _of_type(self, name: str, number: int) -> float | None:
         """Entry of a table of the header with one number per type."""

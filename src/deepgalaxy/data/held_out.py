@@ -18,7 +18,7 @@ from ..simulate.suite import SuiteConfig, run_suite
 from . import schema
 from .build import build_dataset
 
-__all__ = ["cache_folder", "held_out_dataset"]
+__all__ = ["cache_folder", "held_out_dataset", "make_dataset"]
 
 
 class _HeldOut(Config):
@@ -52,17 +52,35 @@ def held_out_dataset() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be written ({error.strerror}); set DEEPGALAXY_CACHE") from None
-    names = [e.name for e in config.suite.encounters()]
-    encounters, found = len(names), sum((folder / "runs" / f"{name}.h5").exists() for name in names)
     with dask_client() as client:
-        with progress("simulate held-out encounters", encounters, found) as advance:
-            for encounter, error in run_suite(config.suite, folder / "runs", client):
-                if error:
-                    raise DatasetError(f"held-out {encounter} failed: {error}")
-                advance()
-        with progress("render", encounters) as advance:
-            for encounter, error in build_dataset(folder / "runs", path, config.render, client):
-                if error:
-                    raise DatasetError(f"held-out {encounter} failed: {error}")
-                advance()
+        make_dataset(config.suite, config.render, folder / "runs", path, client, "held-out encounters")
     return path
+
+
+def make_dataset(suite: SuiteConfig, render: RenderConfig, runs: Path, path: Path, client, title: str) -> None:
+    """Simulate and render what is missing of a suite that is wanted whole.
+
+    Parameters
+    ----------
+    runs : folder of the encounters.
+    path : the data set.
+    title : for the progress.
+
+    Raises
+    ------
+    DatasetError
+        If an encounter fails.
+    """
+    names = [e.name for e in suite.encounters()]
+    with progress(f"simulate {title}", len(names), sum((runs / f"{name}.h5").exists() for name in names)) as advance:
+        for name, error in run_suite(suite, runs, client):
+            if error:
+                raise DatasetError(f"{name}: cannot be simulated: {error}")
+            advance()
+    if path.exists():
+        return
+    with progress(f"render {title}", len(names)) as advance:
+        for name, error in build_dataset(runs, path, render, client):
+            if error:
+                raise DatasetError(f"{name}: cannot be rendered: {error}")
+            advance()

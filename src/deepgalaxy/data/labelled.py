@@ -20,21 +20,19 @@ from pydantic import Field
 
 from ..config import Config, read_yaml
 from ..errors import ConfigError, DatasetError
-from ..labels import ENCOUNTER_NAME, STAGES, UNDISTURBED
+from ..labels import ENCOUNTER_NAME, NO_SEPARATION, NO_STAGE, STAGES, UNDISTURBED
 from ..progress import one_line
 from ..simulate.snapshot import stages
 from .foreign import read_stars
-from .schema import NO_STAGE
 
-__all__ = ["LABELS_NAMES", "NO_SEPARATION", "LabelledEncounter", "Labels", "ReadingConfig", "SnapshotLabels",
+__all__ = ["LABELS_NAMES", "LabelledEncounter", "Labels", "ReadingConfig", "SnapshotLabels",
            "labels_file", "orbit_rotation"]
 
 #: Names of a file of labels; the first that is there counts.
-LABELS_NAMES = ("labels.yaml", "labels.csv")
-#: `separation` of a snapshot whose separation is not known.
-NO_SEPARATION = -1.0
+LABELS_NAMES = ("labels.yaml", "labels.yml", "labels.csv")
 
-_OF_ENCOUNTER = ("mass_ratio", "size_ratio", "pericentre", "orbit_normal_x", "orbit_normal_y", "orbit_normal_z")
+_OF_ENCOUNTER = ("mass_ratio", "size_ratio", "pericentre", "primary_stars", "orbit_normal_x", "orbit_normal_y",
+                 "orbit_normal_z")
 
 
 class SnapshotLabels(Config):
@@ -42,22 +40,24 @@ class SnapshotLabels(Config):
 
     snapshot: str = Field(min_length=1, description="its file, from the folder of the labels")
     encounter: str = Field(pattern=rf"^{ENCOUNTER_NAME}$", description="which encounter it belongs to")
-    time: float = Field(allow_inf_nan=False, description="Myr since the first pericentre, negative before")
-    mass_ratio: float = Field(gt=0, allow_inf_nan=False, description="secondary / primary")
-    size_ratio: float = Field(gt=0, allow_inf_nan=False, description="secondary / primary")
-    pericentre: float = Field(gt=0, allow_inf_nan=False, description="kpc, closest approach of the initial orbit")
+    time: float = Field(description="Myr since the first pericentre, negative before")
+    mass_ratio: float = Field(gt=0, description="secondary / primary")
+    size_ratio: float = Field(gt=0, description="secondary / primary")
+    pericentre: float = Field(gt=0, description="kpc, closest approach of the initial orbit")
+    primary_stars: float | None = Field(None, gt=0, description="Msun of the primary's stars, "
+                                        "6e10 without it: what its Myr are worth")
     stage: str | int | None = Field(None, description=f"0..{len(STAGES) - 1} or {', '.join(STAGES)}")
-    separation: float | None = Field(None, ge=0, allow_inf_nan=False, description="of the nuclei, kpc")
-    orbit_normal_x: float | None = Field(None, allow_inf_nan=False, description="orbital angular momentum, any length")
-    orbit_normal_y: float | None = Field(None, allow_inf_nan=False)
-    orbit_normal_z: float | None = Field(None, allow_inf_nan=False)
+    separation: float | None = Field(None, ge=0, description="of the nuclei, kpc")
+    orbit_normal_x: float | None = Field(None, description="orbital angular momentum, any length")
+    orbit_normal_y: float | None = None
+    orbit_normal_z: float | None = None
 
 
 class FileUnits(Config):
     """Units of files that do not say them, or say them wrongly; physical, without h and scale factor."""
 
-    length_in_kpc: float = Field(gt=0, allow_inf_nan=False)
-    mass_in_msun: float = Field(gt=0, allow_inf_nan=False)
+    length_in_kpc: float = Field(gt=0)
+    mass_in_msun: float = Field(gt=0)
 
 
 class ReadingConfig(Config):
@@ -87,12 +87,12 @@ class LabelledEncounter:
         """Positions (N, 3) in kpc, masses (N,) in Msun and smoothing lengths in kpc (or None) at one snapshot."""
         units = self.reading.units
         stars = read_stars(self.files[t], self.reading.star_types,
-                           (units.length_in_kpc, units.mass_in_msun) if units else None)
+                           (units.length_in_kpc, units.mass_in_msun) if units else None,
+                           smoothing=self.reading.smoothing == "file")
         if self.reading.smoothing == "file" and stars.smoothing is None:
             raise DatasetError(f"{one_line(self.files[t])}: its stars have no smoothing lengths; set "
                                "'smoothing: neighbours' in labels.yaml")
-        smoothing = stars.smoothing if self.reading.smoothing == "file" else None
-        return (stars.positions @ self.rotation.T).astype(np.float32), stars.masses, smoothing
+        return (stars.positions @ self.rotation.T).astype(np.float32), stars.masses, stars.smoothing
 
     def without_stars(self) -> LabelledEncounter:
         """What is left when the pictures are made."""
@@ -112,7 +112,7 @@ class Labels:
     names : list of str
         Of the encounters, sorted.
     digest : str
-        SHA-256 of all that it says: other labels, other data set.
+        SHA-256 of all that it says, and of size and date of the snapshots: other labels, other data set.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class Labels:
         self.path = Path(path)
         self._source = one_line(path)
         tree = {}
-        if self.path.suffix == ".yaml":
+        if self.path.suffix in (".yaml", ".yml"):
             tree, rows = self._from_yaml()
         else:
             rows = list(self._from_csv(self.path))
@@ -139,7 +139,10 @@ class Labels:
         for name, rows in self._encounters.items():
             self._check_encounter(name, rows)
         self.names = sorted(self._encounters)
-        everything = [self.reading.to_json(), *(row.to_json() for _, row in labels)]
+        # A snapshot that was written again makes other pictures.
+        found = [(self.path.parent / row.snapshot).stat() for _, row in labels]
+        everything = [self.reading.to_json(), *((row.to_json(), file.st_size, file.st_mtime_ns)
+                                                for (_, row), file in zip(labels, found, strict=True))]
         self.digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
     def encounter(self, name: str) -> LabelledEncounter:
@@ -154,6 +157,8 @@ class Labels:
         kind = _undisturbed(first)
         told = {None: ("mass_ratio", "size_ratio", "pericentre"), "chance": ("mass_ratio", "size_ratio"), "single": ()}
         parameters = {key: getattr(first, key) for key in told[kind]}
+        if first.primary_stars is not None:
+            parameters["primary_stars"] = first.primary_stars
         if kind is not None:
             parameters |= {"kind": kind, "encounter": name}
         return LabelledEncounter(

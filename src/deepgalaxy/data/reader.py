@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
-from ..labels import UNDISTURBED
+from ..labels import LABELS, NO_STAGE, UNDISTURBED
 from ..progress import one_line
+from ..units import REFERENCE_STARS
 from . import schema
 
 __all__ = ["Dataset"]
@@ -51,7 +52,7 @@ class Dataset:
         float32 "time" (Myr), "mass_ratio", "size_ratio", "view_inclination" (degrees, 0..90),
         "separation" (kpc), "pericentre" (kpc), "pixel_scale" (kpc per pixel), NaN where not known,
         as are times and views of single galaxies and chance pairs;
-        uint8 "stage", `schema.NO_STAGE` where not known.
+        uint8 "stage", `labels.NO_STAGE` where not known.
     shape : (H, W)
     quantity : str
         `schema.LOG_SURFACE_DENSITY` or `schema.STRETCHED`.
@@ -209,6 +210,13 @@ class Dataset:
         self.view = np.concatenate([row["view"] for row in rows]).astype(np.float32)
         self.labels = {key: column(key, np.float32) for key in (
             "time", "mass_ratio", "size_ratio", "separation", "pericentre", "pixel_scale")}
+        for label in LABELS:  # whatever is not known here by name is an attribute of the encounter
+            if label.column not in (*self.labels, "view_inclination"):
+                of_group = np.array([row.get(label.column, np.nan) for row in self.attributes], np.float32)
+                self.labels[label.column] = of_group[self.group]
+        # A heavier primary's clock runs faster: here all times are those of the reference.
+        stars = np.array([row.get("primary_stars", REFERENCE_STARS) for row in self.attributes], float)
+        self.labels["time"] *= np.sqrt(stars / REFERENCE_STARS).astype(np.float32)[self.group]
         self.labels["stage"] = column("stage", np.uint8)
         cosine = np.clip(np.abs(self.view[:, 2]), 0, 1)
         self.labels["view_inclination"] = np.degrees(np.arccos(cosine)).astype(np.float32)
@@ -226,7 +234,7 @@ class Dataset:
         self.attributes.append(parameters)
         labels = {key: parameters.get(key, np.nan) for key in schema.REQUIRED_ATTRIBUTES}
         meeting = parameters.get("kind") not in UNDISTURBED
-        labels |= {"group": g, "stage": schema.NO_STAGE, "separation": np.nan, "pixel_scale": np.nan}
+        labels |= {"group": g, "stage": NO_STAGE, "separation": np.nan, "pixel_scale": np.nan}
         rows = []
         for camera in schema.cameras(group, source):
             images = schema.image_set(group, camera, source)
@@ -243,7 +251,7 @@ class Dataset:
                 row["view"] = schema.table(group, f"view_camera_{camera:02d}", (n, 3), source)
                 row["stage"] = schema.table(group, "stage", (n,), source)
                 separation = schema.table(group, "separation", (n,), source)
-                row["separation"] = np.where(separation < 0, np.nan, separation)  # -1: not known
+                row["separation"] = np.where(separation < 0, np.nan, separation)  # NO_SEPARATION
                 if not meeting:
                     row["time"], row["view"] = np.full(n, np.nan), np.full((n, 3), np.nan)
             rows.append(row)

@@ -16,21 +16,19 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
-from ..labels import ENCOUNTER_NAME, STAGES, UNDISTURBED
+from ..image.view import cube_views
+from ..labels import ENCOUNTER_NAME, NO_STAGE, STAGES, UNDISTURBED
 from ..progress import one_line
 
 __all__ = [
-    "FORMAT", "FORMAT_VERSION", "STAGES", "NO_STAGE", "LOG_SURFACE_DENSITY", "STRETCHED", "UNITS",
+    "FORMAT", "FORMAT_VERSION", "LOG_SURFACE_DENSITY", "STRETCHED", "UNITS",
     "PUBLISHED_NAME", "REQUIRED_ATTRIBUTES", "PUBLISHED_VIEWS",
     "images_name", "check_dataset", "open_file", "encounters", "cameras", "member", "image_set",
-    "table", "attributes", "published_ratios", "guard",
+    "table", "attributes", "published_ratios", "guard", "LOSSY_FILTERS",
 ]
 
 FORMAT = "deepgalaxy-images"
 FORMAT_VERSION = 1
-
-#: `stage` of a snapshot whose stage is not known.
-NO_STAGE = 255
 
 #: What a pixel holds: ours, and what is assumed of the published files.
 LOG_SURFACE_DENSITY = "log10_surface_density"
@@ -47,18 +45,17 @@ _IMAGES_NAME = re.compile(r"images_camera_(\d{2,4})")
 #: Group attributes without which an encounter of ours is not sound; each a positive number.
 REQUIRED_ATTRIBUTES = ("mass_ratio", "size_ratio", "pericentre")
 
-_CORNERS = [(x, y, z) for x in (1, -1) for y in (1, -1) for z in (1, -1)]
 #: (14, 3) unit vectors of DeepGalaxy's cameras: 6 faces, then 8 corners of the cube.
-PUBLISHED_VIEWS = np.array(
-    [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
-    + [tuple(s / np.sqrt(3) for s in corner) for corner in _CORNERS], dtype=np.float32)
+PUBLISHED_VIEWS = np.array([view.unit for view in cube_views()], np.float32)
 
 _MAX_PIXELS = 64 * 2**20  # per image, as for every picture that is read
 _MAX_SNAPSHOTS = 10**6  # per camera
 _MAX_BYTES = 2 * 2**40  # claimed by one file
-# Anything else would load a plugin of the stranger's choice, or loses precision.
+# Anything else would load a plugin of the stranger's choice.
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-_COMPRESSION = {1, 32000}
+#: HDF5's own that lose digits, which snapshots may have.
+LOSSY_FILTERS = {5: "nbit", 6: "scaleoffset"}
+_COMPRESSION = {1, 32000, *LOSSY_FILTERS}
 _ELSEWHERE = "is a link to elsewhere; refused, copy the data into the file"
 #: What h5py raises on damaged files.
 _H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
@@ -157,8 +154,8 @@ def cameras(group: h5py.Group, source: str) -> list[int]:
     return sorted(found)
 
 
-def member(group: h5py.Group, name: str, source: str) -> h5py.Dataset:
-    """Array `name` of `group`, if it is safe to read.
+def member(group: h5py.Group, name: str, source: str, also: dict[int, str] | None = None) -> h5py.Dataset:
+    """Array `name` of `group`, if it is safe to read; with filters of `also` too.
 
     Raises
     ------
@@ -185,9 +182,10 @@ def member(group: h5py.Group, name: str, source: str) -> h5py.Dataset:
         if data.dtype.kind not in "fiu" or data.shape is None:
             raise DatasetError(f"{where} must be an array of numbers, got {data.dtype}")
         filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-        if unknown := filters - set(_FILTERS):
-            raise DatasetError(f"{where} needs filter {min(unknown)}; "
-                               f"allowed: {', '.join(_FILTERS.values())}")
+        allowed = {**_FILTERS, **(also or {})}
+        if unknown := filters - set(allowed):
+            raise DatasetError(f"{where} needs filter {min(unknown)}; allowed: {', '.join(allowed.values())}; "
+                               "'h5repack -f GZIP=4' writes it with one of these")
         # Chunks that were never written are read as zeros: refused as well.
         stored, claimed = data.id.get_storage_size(), _claimed(data)
         chunk = int(np.prod(data.chunks or (1,), dtype=object)) * data.dtype.itemsize

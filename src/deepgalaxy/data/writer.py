@@ -14,36 +14,26 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ..errors import DatasetError, DeepGalaxyWarning
-from ..files import sync_folder
+from ..files import sync_folder, temporary_beside
+from ..image.view import CameraImages
 from ..labels import ENCOUNTER_NAME
 from ..progress import one_line
 from . import schema
 from .journal import DISK_ERRORS, Journal, journal_path
 
-__all__ = ["CameraImages", "DatasetWriter", "extend_dataset", "write_dummy_dataset"]
+__all__ = ["DatasetWriter", "extend_dataset", "write_dummy_dataset"]
 
 # v108 has checksums on its metadata, unlike the oldest format. v110 marks a file as "open for write":
 # killed 15 times in mid-write, 15 times HDF5 refused it for good.
 _LIBVER = ("v108", "v110")
 #: What h5py raises when it reads a damaged file.
 _ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
-
-
-@dataclass
-class CameraImages:
-    """What one camera saw of one encounter at its T snapshots."""
-
-    images: np.ndarray  #: (T, H, W) float16, log10(Msun/kpc^2); 0 where there is no light
-    times: np.ndarray  #: (T,) Myr since the first pericentre
-    pixel_scale: np.ndarray  #: (T,) kpc per pixel
-    view: np.ndarray  #: (T, 3) unit vectors towards the observer in the orbital frame
 
 
 class DatasetWriter:
@@ -174,10 +164,11 @@ class DatasetWriter:
             self._check_cameras(where, cameras, n_cameras, first, shape)
             here = slice(first, first + len(cameras[0].times))
             for c, camera in enumerate(cameras):
-                group[schema.images_name(c)][here] = np.asarray(camera.images, np.float16)[..., None]
+                with self._writing():
+                    group[schema.images_name(c)][here] = np.asarray(camera.images, np.float16)[..., None]
                 times[c, here], pixel_scale[c, here], view[c, here] = camera.times, camera.pixel_scale, camera.view
 
-        try:
+        with self._writing():
             self._journal.reserve(n_cameras * (2 * int(np.prod(shape)) + 4096 * n))
             group = self._file.create_group(name)
             for key, value in {**attributes, "quantity": schema.LOG_SURFACE_DENSITY}.items():
@@ -186,10 +177,16 @@ class DatasetWriter:
                 # A chunk that got lost is then read as NaN, which nobody takes for an empty sky.
                 group.create_dataset(schema.images_name(c), (*shape, 1), np.float16, chunks=(1, *shape[1:], 1),
                                      fletcher32=True, fillvalue=np.nan)
+        try:
             yield write
             missing = np.flatnonzero(np.isnan(times).any(axis=0))
             if len(missing):
                 raise DatasetError(f"{where}: snapshot {missing[0]} was not written; write all {n}")
+        except BaseException:
+            with suppress(Exception):  # others can still be written
+                del self._file[name]
+            raise
+        with self._writing():
             for c in range(n_cameras):
                 _table(group, f"t_myr_camera_{c:02d}", times[c], np.float32)
                 _table(group, f"pixel_scale_camera_{c:02d}", pixel_scale[c], np.float32)
@@ -199,14 +196,16 @@ class DatasetWriter:
             group.attrs["complete"] = True
             self._file.flush()
             self._journal.commit()
+        self.done.add(name)
+
+    @contextmanager
+    def _writing(self):
+        """What goes wrong here is the disk's fault; nothing can be written after it."""
+        try:
+            yield
         except (OSError, RuntimeError, ValueError) as error:
             self.close()
             raise self._error(error) from None
-        except BaseException:
-            with suppress(Exception):  # others can still be written
-                del self._file[name]
-            raise
-        self.done.add(name)
 
     def _check(self, where, name, attributes, n_cameras, shape, stage, separation) -> None:
         if self._file is None:
@@ -294,7 +293,7 @@ class DatasetWriter:
             Journal(self.partial).close()  # refuses if another process writes it
             self.partial.unlink()
         journal_path(self.partial).unlink(missing_ok=True)
-        new = self.partial.with_name(f"{self.partial.name}.{os.getpid()}.new")
+        new = temporary_beside(self.partial)
         try:
             new.touch()
             self._journal = Journal(new)
@@ -331,7 +330,7 @@ def extend_dataset(path: str | Path) -> None:
         If the disk is full.
     """
     path = Path(path)
-    new = path.with_name(f"{path.name}.partial.{os.getpid()}.new")
+    new = temporary_beside(path)
     try:
         shutil.copyfile(path, new)
         os.replace(new, path.with_name(path.name + ".partial"))

@@ -6,6 +6,7 @@ looks the same on one worker and on five hundred. 160-pixel canvases cost about 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,8 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     x = x * torch.exp(-config.dust * u[8] * (u[9] < 0.4) * (lanes - 0.4).clamp(min=0))
     x = x + _neighbours(draws.neighbours, size, config)
     x = x + _stars(draws.stars, u[10], size, config)
-    x = _blur(x, 0.35 + (config.psf - 0.35) * draws.u[:, 11])
+    narrowest = min(0.35, config.psf)
+    x = _blur(x, narrowest + (config.psf - narrowest) * draws.u[:, 11], max(5, math.ceil(3 * config.psf)))
     x = x + _sky(draws, u, size)
     fine = draws.noise
     smooth = fine + fine.roll(1, 2)  # drizzled or resampled sky: neighbours go together
@@ -175,7 +177,7 @@ def _neighbours(u, size, config):
         dx, dy = x - (2 * v[:, 0] - 1), y - (2 * v[:, 1] - 1)
         c, s = torch.cos(np.pi * v[:, 2]), torch.sin(np.pi * v[:, 2])
         flat = 0.25 + 0.75 * v[:, 3]
-        # Presence and brightness come from one number, size from the digits left over.
+        # Presence and brightness come from one number.
         present = v[:, 4] < config.neighbours
         radius = 0.012 * 10 ** (0.9 * v[:, 5])
         r = torch.sqrt((c * dx + s * dy) ** 2 + ((c * dy - s * dx) / flat) ** 2)
@@ -196,15 +198,15 @@ def _stars(u, density, size, config):
     return image + 0.12 * F.interpolate(wings, size=(size, size), mode="bilinear")
 
 
-def _blur(images, sigma):
-    """Gaussian of a width (B,) in pixels for each image (B, 1, H, W)."""
+def _blur(images, sigma, reach=5):
+    """Gaussian of a width (B,) in pixels for each image (B, 1, H, W), cut off after so many pixels."""
     b = len(images)
-    reach = torch.arange(-5, 6.0)
-    kernel = torch.exp(-0.5 * (reach / sigma.reshape(b, 1)) ** 2)
+    offsets = torch.arange(-reach, reach + 1.0)
+    kernel = torch.exp(-0.5 * (offsets / sigma.reshape(b, 1).clamp(min=1e-3)) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
     x = images.reshape(1, b, *images.shape[2:])
-    x = F.conv2d(x, kernel.reshape(b, 1, 1, 11), padding=(0, 5), groups=b)
-    x = F.conv2d(x, kernel.reshape(b, 1, 11, 1), padding=(5, 0), groups=b)
+    x = F.conv2d(x, kernel.reshape(b, 1, 1, -1), padding=(0, reach), groups=b)
+    x = F.conv2d(x, kernel.reshape(b, 1, -1, 1), padding=(reach, 0), groups=b)
     return x.reshape(images.shape)
 
 

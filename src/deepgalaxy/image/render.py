@@ -10,11 +10,10 @@ from numba import njit
 from pydantic import Field
 
 from ..config import Config
-from ..data.writer import CameraImages
 from ..errors import ViewError
 from ..simulate.snapshot import Encounter
 from .neighbours import neighbour_distances
-from .view import View, cube_views, random_views
+from .view import CameraImages, View, cube_views, random_views
 
 __all__ = ["RenderConfig", "smoothing_lengths", "render", "n_cameras", "render_encounter", "field_of_view_by_content"]
 
@@ -126,7 +125,8 @@ def field_of_view_by_content(sky, masses, margin: float = 2.0, n: int = 64, exte
     index = np.floor(sky / cell + n / 2).astype(int)
     inside = ((index >= 0) & (index < n)).all(axis=1)
     flat = np.bincount(index[inside, 1] * n + index[inside, 0], weights=masses[inside], minlength=n * n)
-    visible = np.flatnonzero(flat / cell**2 > _VISIBLE)
+    # Of galaxies that are fainter throughout, what is bright for them.
+    visible = np.flatnonzero(flat / cell**2 > min(_VISIBLE, 0.01 * flat.max() / cell**2))
     if len(visible) == 0:
         return np.zeros(2), 300.0
     points = (np.column_stack([visible % n, visible // n]) + 0.5 - n / 2) * cell

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ViewError
 
-__all__ = ["View", "cube_views", "random_views"]
+__all__ = ["CameraImages", "View", "cube_views", "random_views"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,13 @@ def random_views(n: int, rng: np.random.Generator) -> list[View]:
     """n isotropic directions, each with a random position angle."""
     directions = rng.standard_normal((n, 3))
     return [View(tuple(d), float(a)) for d, a in zip(directions, rng.uniform(0, 360, n), strict=True)]
+
+
+@dataclass
+class CameraImages:
+    """What one camera saw of one encounter at its T snapshots."""
+
+    images: np.ndarray  #: (T, H, W) float16, log10(Msun/kpc^2); 0 where there is no light
+    times: np.ndarray  #: (T,) Myr since the first pericentre
+    pixel_scale: np.ndarray  #: (T,) kpc per pixel
+    view: np.ndarray  #: (T, 3) unit vectors towards the observer in the orbital frame

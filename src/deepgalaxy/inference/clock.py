@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..labels import LABELS, Label
+from ..labels import MASS_RATIO, TIME, Label
 from ..units import REFERENCE_STARS, REFERENCE_TIME
 
 __all__ = ["set_clock"]
 
 _DRAWS = 40_000
-_TIME, _MASS_RATIO = (next(label for label in LABELS if label.name == name)
-                      for name in ("time_since_pericentre", "mass_ratio"))
 
 
 def set_clock(properties: dict, curves: dict, quantiles: dict[str, float], mass: float | None = None,
@@ -34,21 +32,21 @@ def set_clock(properties: dict, curves: dict, quantiles: dict[str, float], mass:
         "dynamical_time_myr" (of the primary: sqrt(L^3 / GM), L its disc's scale length, M its stars),
         "time_in_dynamical_times": {p05, ...}}.
     """
-    before = properties[_TIME.name]
+    before = properties[TIME.name]
     clock = {"basis": "reference", "stellar_mass": None, "stellar_mass_dex": None,
              "dynamical_time_myr": REFERENCE_TIME,
              "time_in_dynamical_times": {name: before[name] / REFERENCE_TIME for name in quantiles}}
     if mass is None:
         return clock
     rng = np.random.default_rng(0)  # the same picture, the same answer
-    ratio = _draw(_MASS_RATIO, curves[_MASS_RATIO.name][1], rng)
+    ratio = _draw(MASS_RATIO, curves[MASS_RATIO.name][1], rng)
     heavier = mass * 10 ** (mass_dex * rng.standard_normal(_DRAWS)) / (REFERENCE_STARS * (1 + ratio))
-    time = _draw(_TIME, curves[_TIME.name][1], rng) / np.sqrt(heavier)
-    properties[_TIME.name] = {"unit": "Myr", **{name: float(np.quantile(time, q)) for name, q in quantiles.items()}}
+    time = _draw(TIME, curves[TIME.name][1], rng) / np.sqrt(heavier)
+    properties[TIME.name] = {"unit": "Myr", **{name: float(np.quantile(time, q)) for name, q in quantiles.items()}}
     low, high = np.quantile(time, [0.0005, 0.9995])
-    edges = np.linspace(low, high, _TIME.n_bins + 1)
+    edges = np.linspace(low, high, TIME.n_bins + 1)
     counts = np.histogram(time, edges)[0]
-    curves[_TIME.name] = edges, counts / counts.sum()
+    curves[TIME.name] = edges, counts / counts.sum()
     return {**clock, "basis": "mass", "stellar_mass": mass, "stellar_mass_dex": mass_dex,
             "dynamical_time_myr": float(REFERENCE_TIME / np.sqrt(np.median(heavier)))}
 

@@ -6,15 +6,14 @@ import numpy as np
 import torch
 
 from ..data.reader import Dataset
-from ..data.schema import NO_STAGE
 from ..errors import ConfigError, DatasetError
 from ..image.observation import image_seeds, observe_frames
 from ..image.preprocess import cut_frames, find_frames, stretch, to_canvas
 from ..image.realism import RealismConfig, draw, noise_strength, observe
 from ..image.strangers import strangers
-from ..labels import HEADS, LABELS, STAGES, UNDISTURBED
+from ..labels import HEADS, LABELS, NO_STAGE, STAGES, UNDISTURBED
 from ..models.losses import ssim
-from ..models.weights import Weights, framing_of, learnt
+from ..models.weights import Weights
 from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
 from .honesty import auroc, rank_test, tarp
@@ -45,14 +44,15 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     Returns
     -------
     result : what `--json` holds.
-    samples : {"clean" | "realism": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays (N,), in the time range.
+    samples : {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays
+        (N,), in the time range.
 
     Raises
     ------
     DatasetError
         If the model was trained on one of these encounters, or no image lies in the time range.
     """
-    if framing_of(weights) == "whole":
+    if weights.learnt.framing == "whole":
         raise ConfigError("protocol = unseen: this model takes pictures as they are (framing: whole), knows nothing of "
                           "other fields and orientations; use --protocol paper")
     if set(weights.metadata.get("training_encounters", [])) & set(dataset.identities):
@@ -64,11 +64,11 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
               "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
     samples, everything = {}, {}
-    told = not learnt(weights).never_told
+    told = not weights.learnt.never_told
     runs = {"clean": (None, told), "realism": (realism, told), "realism_without_scale": (realism, False)}
     for name, (how, scale_known) in runs.items():
         p, z, side = predict_dataset(weights.model, dataset, indices, how, scale_known, temperatures, n_views,
-                                     seed=seed + 5, on_batch=on_batch, framing=framing_of(weights))
+                                     seed=seed + 5, on_batch=on_batch, framing=weights.learnt.framing)
         if name == "clean":
             latents = z
         result[name], samples[name] = _figures(dataset, indices, p, inside,
@@ -183,7 +183,7 @@ def _robustness(weights, dataset, indices, realism, temperatures, n_views, seed)
     realism = realism.model_copy(update={"stretched": 0.0, "borders": 0.0, "detail": 0.0})
     light, draws = light_of(dataset, indices), draw(image_seeds(seed + 7, 0, indices), dataset.shape[-1])
     seen, _, zoom = observe(light, draws, realism)
-    pixel_scale = learnt(weights).told(torch.from_numpy(dataset.labels["pixel_scale"][indices]) / zoom)
+    pixel_scale = weights.learnt.told(torch.from_numpy(dataset.labels["pixel_scale"][indices]) / zoom)
     return robustness(weights.model, seen, pixel_scale, noise_strength(draws, realism), temperatures, n_views, seed)
 
 
@@ -219,7 +219,7 @@ def _familiarity(weights, dataset, indices, library, realism, seed, n_strangers:
     """How well pictures of something else, and single galaxies, are told from unseen encounters."""
     def observed(rows):
         return [observe_frames(light_of(dataset, rows[k:k + 64]), torch.full((len(rows[k:k + 64]),), torch.nan),
-                               image_seeds(seed + 6, 0, rows[k:k + 64]), realism, framing=framing_of(weights)).frames
+                               image_seeds(seed + 6, 0, rows[k:k + 64]), realism, framing=weights.learnt.framing).frames
                 for k in range(0, len(rows), 64)]
 
     def look(frames):
@@ -252,7 +252,7 @@ def reconstruction(weights, dataset, indices):
         index = indices[start:start + 64]
         unknown = torch.full((len(index),), torch.nan)
         frames = observe_frames(light_of(dataset, index), unknown, [0] * len(index), None,
-                                framing=framing_of(weights)).frames
+                                framing=weights.learnt.framing).frames
         encoding = model.encode(frames)
         direct.append(ssim(model.reconstruct(encoding.maps, frames.shape[2:]), frames))
         maps = model.vae.decode(encoding.mu, encoding.maps.shape[2:])
@@ -277,7 +277,7 @@ def _shown(weights, library, dataset, indices, realism, temperatures, n_views, s
 
 
 def _shown_first(weights, library, dataset, indices, realism, temperatures, n_views, seed):
-    dt, of = [], learnt(weights)
+    dt, of = [], weights.learnt
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
         pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][index])

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.reader import Dataset
 from ..errors import ConfigError, DatasetError
-from ..models.weights import Weights, framing_of, learnt
+from ..models.weights import Weights
 from ..training.fit import TrainConfig, split
 from .calibration import predict_dataset
 from .evaluate import confusion, label_figures, reconstruction
@@ -48,9 +48,9 @@ def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[d
                            "one, because the split belongs to it")
     indices = split(training, dataset)[1][1]
     truth = dataset.snapshot[indices] * n_cameras + dataset.camera[indices]
-    told = not learnt(weights).never_told
+    told = not weights.learnt.never_told
     probability, _, _ = predict_dataset(weights.model, dataset, indices, None, told, None, 1, on_batch=on_batch,
-                                        framing=framing_of(weights))
+                                        framing=weights.learnt.framing)
     best = probability["time_camera"].argmax(axis=1)
     near = (np.abs(best // n_cameras - truth // n_cameras) <= 1) & (best % n_cameras == truth % n_cameras)
     figures, samples = label_figures(dataset, indices, probability)

@@ -13,13 +13,13 @@ from ..errors import ConfigError, DeepGalaxyError, LibraryError
 from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
-from ..labels import FRAME_SIDE, LABELS
-from ..models.weights import Learnt, Weights, framing_of, learnt, load_weights
+from ..labels import FRAME_SIDE, TIME
+from ..models.weights import Learnt, Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
 from .posterior import at_ranks, distributions, joint_samples, quantile, ranks, summarise, views_of
-from .story import QUANTILES, Match, Story
+from .story import QUANTILES, UNFAMILIAR, Match, Story
 
 __all__ = ["Predictor", "Scale", "load", "look_alikes", "shipped"]
 
@@ -102,11 +102,11 @@ class Predictor:
                                f"{weights.sha256[:12]}); make it again with 'deepgalaxy index'")
         if not 1 <= n_views <= 8:
             raise ConfigError(f"n_views = {n_views}: must be in 1..8")
-        self.weights, self.library, self.learnt = weights, library, learnt(weights)
+        self.weights, self.library, self.learnt = weights, library, weights.learnt
         self.n_views = self.learnt.n_views(n_views)
         self._temperatures = weights.metadata.get("temperatures", {})
         self._correlation = weights.metadata.get("correlation")
-        self._frames = FRAMINGS[framing_of(weights)]
+        self._frames = FRAMINGS[weights.learnt.framing]
 
     def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
                 redshift: float | None = None, mass: float | None = None, mass_dex: float | None = None,
@@ -163,7 +163,7 @@ class Predictor:
         clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
                           0.2 if mass_dex is None else mass_dex)
         if clock["basis"] == "mass":
-            time = LABELS[0].name
+            time = TIME.name
             samples[time] = at_ranks(*curves[time], ranks(samples[time]))
         z = torch.cat([encoding.mu for encoding in encodings]).numpy()
         matches, familiarity = [], float("nan")
@@ -234,7 +234,7 @@ def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) 
 
 
 def _familiarity_flags(familiarity: float) -> list[str]:
-    return ["unlike anything simulated here: do not trust the numbers"] if familiarity < 0.02 else []
+    return ["unlike anything simulated here: do not trust the numbers"] if familiarity < UNFAMILIAR else []
 
 
 def _stage_flags(stage: dict) -> list[str]:
@@ -262,7 +262,7 @@ def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
     if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
         flags.append(f"the framed light spans {side:.0f} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
                      f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale")
-    label = LABELS[0]
+    label = TIME
     p = properties[label.name]
     if p["p95"] - p["p05"] > 0.6 * (label.high - label.low):
         flags.append("the picture hardly constrains the time")

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from ..errors import DatasetError
+from ..labels import TIME
 from ..units import REFERENCE_STARS
 from .predictor import Predictor
-from .story import Story
+from .story import UNFAMILIAR, Story
 
 __all__ = ["evaluate_real", "read_table"]
 
@@ -57,7 +58,7 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     answered = [image for image in images if "error" not in image]
     published = [image for image in answered if image["published_time"] is not None]
     # Without a library nothing is known of that.
-    familiar = sum(image["familiarity"] >= 0.02 for image in answered) if predictor.library is not None else None
+    familiar = sum(image["familiarity"] >= UNFAMILIAR for image in answered) if predictor.library is not None else None
     best = Counter((image["match"]["encounter"], image["match"]["time_myr"]) for image in answered if image["match"])
     return {"protocol": "real", "model": predictor.weights.identity, "n_images": len(images),
             "n_failed": len(images) - len(answered), "n_published": len(published),
@@ -70,12 +71,13 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     entry = {"image": row["file"], "name": row.get("name") or row["file"]}
     if isinstance(story, tuple):
         return {**entry, "error": story[1]}
-    time, published = story.properties["time_since_pericentre"], _number(row, "time_since_pericentre_myr")
+    time, published = story.properties[TIME.name], _number(row, "time_since_pericentre_myr")
     error = _number(row, "time_err")  # tables write -1 or so where they have none
     within = published is not None and time["p05"] <= published <= time["p95"]
     error = error if error is not None and error >= 0 else None
     return {**entry, "time": time, "published_time": published, "published_error": error,
-            "within_90": within if published is not None else None, "stage": max(story.stage, key=story.stage.get),
+            "within_90": within if published is not None else None, "clock": story.clock["basis"],
+            "stage": max(story.stage, key=story.stage.get),
             "familiarity": story.familiarity, "match": story.matches[0].to_dict() if story.matches else None}
 
 

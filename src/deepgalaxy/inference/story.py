@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Story", "Match", "QUANTILES"]
+__all__ = ["Match", "QUANTILES", "Story", "UNFAMILIAR", "UNUSUAL"]
 
 #: Names and probabilities of the quantiles that are given for every property.
 QUANTILES = {"p05": 0.05, "p16": 0.16, "p50": 0.50, "p84": 0.84, "p95": 0.95}
+#: Familiarities below which numbers are not to be trusted, and to be trusted less.
+UNFAMILIAR, UNUSUAL = 0.02, 0.05
 
 
 @dataclass

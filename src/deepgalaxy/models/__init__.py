@@ -1,1 +1,1 @@
-"""The networks. They know tensors only: nothing of files, ranks or screens."""
+"""The networks, and their weights in a file. They know nothing of ranks or screens."""

@@ -118,11 +118,6 @@ def _taps(h: int, w: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def soft_targets(label: Label, values: torch.Tensor) -> torch.Tensor:
     """Ordinal targets (B, n_bins): each value blurred over the bins beside it."""
-    import numpy as np
-
-    if label.log:
-        position = (values.log() - np.log(label.low)) / np.log(label.high / label.low) * label.n_bins
-    else:
-        position = (values - label.low) / (label.high - label.low) * label.n_bins
+    position = label.position(values, torch.log)
     centres = torch.arange(label.n_bins, device=values.device) + 0.5
     return F.softmax(-0.5 * ((position[:, None] - centres) / label.blur) ** 2, dim=1)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from ..labels import HEADS
+from ..labels import HEADS, NO_STAGE
 from .classifier import soft_targets
 
 __all__ = ["ssim", "image_loss", "kl_divergence", "class_targets", "label_loss"]
@@ -77,7 +77,7 @@ def class_targets(classes: torch.Tensor, n_classes: int, n_cameras: int, blur: f
 
 def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], weights: dict[str, float],
                n_cameras: int = 1, class_blur: float = 0.0) -> torch.Tensor:
-    """Weighted cross entropies; a label that is NaN (stage: 255) for an image does not count there.
+    """Weighted cross entropies; a label that is NaN (stage: NO_STAGE) for an image does not count there.
 
     The entropy of the soft targets is taken off, so that 0 is a perfect answer.
 
@@ -92,17 +92,16 @@ def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor],
         target = soft_targets(label, torch.where(known, values, torch.full_like(values, label.high)))
         divergence = F.kl_div(F.log_softmax(logits[label.name].float(), dim=1), target, reduction="none").sum(dim=1)
         total = total + weights.get(label.name, 1.0) * _mean_where(divergence, known)
-    for name in ("stage", "time_camera"):
-        if name in logits and name in labels:
-            known = labels[name] != (255 if name == "stage" else -1)
-            target = torch.where(known, labels[name], torch.zeros_like(labels[name])).long()
-            found = F.log_softmax(logits[name].float(), dim=1)
-            if name == "time_camera":
-                soft = class_targets(target, found.shape[1], n_cameras, class_blur)
-                loss = F.kl_div(found, soft, reduction="none").sum(dim=1)
-            else:
-                loss = F.nll_loss(found, target, reduction="none")
-            total = total + weights.get(name, 1.0) * _mean_where(loss, known)
+    if "stage" in logits and "stage" in labels:
+        known = labels["stage"] != NO_STAGE
+        target = torch.where(known, labels["stage"], 0).long()
+        loss = F.cross_entropy(logits["stage"].float(), target, reduction="none")
+        total = total + weights.get("stage", 1.0) * _mean_where(loss, known)
+    if "time_camera" in logits and "time_camera" in labels:
+        found = F.log_softmax(logits["time_camera"].float(), dim=1)
+        target = class_targets(labels["time_camera"], found.shape[1], n_cameras, class_blur)
+        loss = F.kl_div(found, target, reduction="none").sum(dim=1)
+        total = total + weights.get("time_camera", 1.0) * loss.mean()
     return total
 
 

@@ -14,9 +14,44 @@ from ..errors import ConfigError, ModelError
 from ..files import write_whole
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
-__all__ = ["Weights", "Learnt", "framing_of", "learnt", "save_weights", "load_weights", "update_metadata"]
+__all__ = ["Learnt", "Weights", "load_weights", "save_weights", "update_metadata"]
 
 _FORMAT = "deepgalaxy-weights"
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a recipe left in or out: parts that were switched off still answer, with whatever they began with."""
+
+    scale: float = 0.5  #: share of the images whose scale was told
+    untrained: tuple[str, ...] = ()  #: labels whose weight was 0
+    z: bool = True  #: the VAE and its labels had a weight
+    framing: str = "content"  #: one of `preprocess.FRAMINGS`: how pictures were framed
+
+    @property
+    def never_told(self) -> bool:
+        """It has only ever seen pictures of unknown scale."""
+        return self.scale == 0
+
+    def told(self, scale: torch.Tensor) -> torch.Tensor:
+        """A scale, or a size of pixels, as far as the model has learnt to use it: else NaN."""
+        return torch.full_like(scale, torch.nan) if self.never_told else scale
+
+    def n_views(self, wanted: int) -> int:
+        """How many mirrored and turned views to average: pictures that were shown as they are never were."""
+        return wanted if self.framing == "content" else 1
+
+    def flags(self, scale_known: bool) -> list[str]:
+        """What every answer of such a model has to say."""
+        texts = [f"this model was not trained for {name.replace('_', ' ')}: its answer means nothing"
+                 for name in self.untrained]
+        if self.never_told and scale_known:
+            texts.append("this model was trained without the size of a pixel, and does not use it")
+        if self.scale == 1 and not scale_known:
+            texts.append("this model was always told the size of a pixel: without it, its answers mean little")
+        if not self.z:
+            texts.append("the latent space of this model was not trained: look-alikes are found by their looks alone")
+        return texts
 
 
 @dataclass
@@ -33,6 +68,16 @@ class Weights:
     def identity(self) -> dict:
         """What answers say about the model that gave them."""
         return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
+    @property
+    def learnt(self) -> Learnt:
+        """What the training left in or out."""
+        recipe = self.metadata["training"]
+        loss = recipe.get("loss", {})
+        untrained = tuple(sorted(name for name, weight in loss.get("labels", {}).items() if weight == 0))
+        latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
+        return Learnt(loss.get("scale_known", 0.5), untrained, any(loss.get(name, 1) != 0 for name in latent),
+                      recipe.get("framing", "content"))
 
 
 def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None, **metadata) -> None:
@@ -73,55 +118,6 @@ def load_weights(path: str | Path) -> Weights:
                          f"({str(error).splitlines()[-1].strip()[:120]})") from None
     model.eval().requires_grad_(False)
     return Weights(model, name, version, _file_digest(path), metadata)
-
-
-def framing_of(weights: Weights) -> str:
-    """How the pictures were framed that the model was trained on: "content" or "whole"."""
-    return weights.metadata["training"].get("framing", "content")
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What a recipe left in or out: parts that were switched off still answer, with whatever they began with."""
-
-    scale: float = 0.5  #: share of the images whose scale was told
-    untrained: tuple[str, ...] = ()  #: labels whose weight was 0
-    z: bool = True  #: the VAE and its labels had a weight
-    framing: str = "content"  #: how pictures were framed
-
-    @property
-    def never_told(self) -> bool:
-        """It has only ever seen pictures of unknown scale."""
-        return self.scale == 0
-
-    def told(self, scale: torch.Tensor) -> torch.Tensor:
-        """A scale, or a size of pixels, as far as the model has learnt to use it: else NaN."""
-        return torch.full_like(scale, torch.nan) if self.never_told else scale
-
-    def n_views(self, wanted: int) -> int:
-        """How many mirrored and turned views to average: pictures that were shown as they are never were."""
-        return wanted if self.framing == "content" else 1
-
-    def flags(self, scale_known: bool) -> list[str]:
-        """What every answer of such a model has to say."""
-        texts = [f"this model was not trained for {name.replace('_', ' ')}: its answer means nothing"
-                 for name in self.untrained]
-        if self.never_told and scale_known:
-            texts.append("this model was trained without the size of a pixel, and does not use it")
-        if self.scale == 1 and not scale_known:
-            texts.append("this model was always told the size of a pixel: without it, its answers mean little")
-        if not self.z:
-            texts.append("the latent space of this model was not trained: look-alikes are found by their looks alone")
-        return texts
-
-
-def learnt(weights: Weights) -> Learnt:
-    """What the training of these weights left in or out."""
-    loss = weights.metadata["training"].get("loss", {})
-    of_labels = loss.get("labels", {})
-    latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
-    return Learnt(loss.get("scale_known", 0.5), tuple(sorted(name for name, w in of_labels.items() if w == 0)),
-                  not all(loss.get(name, 1) == 0 for name in latent), framing_of(weights))
 
 
 def update_metadata(path: str | Path, output: str | Path | None = None, **metadata) -> None:

@@ -10,8 +10,11 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import DeepGalaxyError
 from ..files import write_whole
+from ..inference.story import UNFAMILIAR, UNUSUAL
 from ..labels import LABELS, Label
 
 #: Of the simulated encounters, for every report.
@@ -81,7 +84,7 @@ def likely_stage(story) -> tuple[str, float]:
 
 def familiarity_word(familiarity: float) -> str:
     """How usual the picture is for the model; NaN is "not known"."""
-    for limit, word in ((0.01, "unfamiliar"), (0.05, "unusual"), (0.2, "somewhat unusual")):
+    for limit, word in ((UNFAMILIAR, "unfamiliar"), (UNUSUAL, "unusual"), (0.2, "somewhat unusual")):
         if familiarity < limit:
             return word
     return "familiar" if familiarity <= 1 else "not known"
@@ -138,6 +141,26 @@ def model_line(model: dict) -> str:
     sha = str(model.get("sha256") or "")[:12]
     words = [printable(str(model.get(key) or "")) for key in ("name", "version")]
     return " ".join(filter(None, [*words, f"(sha {sha})" if sha else ""])) or "unnamed model"
+
+
+def answer_dict(story) -> dict:
+    """What `--json` holds of a Story, or of (image, error)."""
+    return {"image": story[0], "error": story[1]} if isinstance(story, tuple) else story.to_dict()
+
+
+def json_ready(value):
+    """numpy to Python; NaN and infinity, which JSON has not, to null."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")  # names of files may hold lone surrogates
+    return value
 
 
 def make_folder(folder) -> Path:

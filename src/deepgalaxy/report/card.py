@@ -7,15 +7,14 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..labels import HEADS, LABELS, UNDISTURBED
-from ..models.weights import Weights, learnt
+from ..labels import HEADS, LABELS, TIME, UNDISTURBED
+from ..models.weights import Weights
 from .evaluation import where
 
 __all__ = ["About", "model_card"]
 
 _ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
 _WIDTH = 118
-_TIME = "time_since_pericentre"
 _UNDISTURBED = re.compile(rf"-({'|'.join(UNDISTURBED)})(#\d+)?$")  # single galaxies and chance pairs of an encounter
 _KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown"}
 
@@ -94,7 +93,7 @@ def _training(weights: Weights, about: About) -> list[str]:
 
 
 def _figures(weights: Weights, e: dict) -> list[str]:
-    (t0, t1), views = e["time_range"], learnt(weights).n_views(8)
+    (t0, t1), views = e["time_range"], weights.learnt.n_views(8)
     rows = [(label.name, title, f"{v['median_abs_error']:.3g} {v['unit']}", f"{v['mean_abs_error']:.3g}",
              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.1f} %", f"{100 * v['coverage95']:.1f} %",
              f"{v['rank_test_p']:.2g}")
@@ -122,7 +121,7 @@ def _table(head, rows) -> str:
 
 def _all_times(e: dict) -> str:
     everything = e["all_times"]
-    (t0, t1), clean, realism = everything["time_range"], everything["clean"][_TIME], everything["realism"][_TIME]
+    (t0, t1), clean, realism = everything["time_range"], *(everything[kind][TIME.name] for kind in ("clean", "realism"))
     text = (f"All times, {t0:.0f} to {t1:.0f} Myr ({everything['n_images']:,} images): median error of the time "
             f"{clean['median_abs_error']:.0f} Myr clean, {realism['median_abs_error']:.0f} Myr with realism. ")
     tarp = [(e[kind].get("joint") or {}).get("tarp") for kind in ("clean", "realism")]
@@ -172,7 +171,7 @@ def _limits(weights: Weights, about: About) -> str:
               "and looks the same; `predict --mass` turns times into those of the system.",
               "Without a pixel scale the frame is scaled by its content, and error bars widen; the answer says so.",
               "A figure from simulated observations is no promise for real ones."]
-    limits += [text[0].upper() + text[1:] + "." for text in learnt(weights).flags(True)]
+    limits += [text[0].upper() + text[1:] + "." for text in weights.learnt.flags(True)]
     if "temperatures" not in weights.metadata:
         limits.append("Its error bars are not calibrated; `deepgalaxy index` does that.")
     return "\n".join(f"- {text}" for text in (*limits, *about.limits))

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ..labels import LABELS, STAGES, Label
+from ..labels import HEADS, LABELS, STAGES, Label
 from . import make_folder, unit, write_file
 from .figures import CMAP, THEME, png, tick_values
 from .html import fill
@@ -50,7 +50,8 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     result : dict
         What `deepgalaxy evaluate --json` holds; what is missing is left out.
     samples : dict or None
-        {"clean" | "realism": {label: {"truth", "p16", "p50", "p84", "pit": (N,)}}}; without it, no plots.
+        {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit": (N,)}}};
+        without it, no plots.
     folder : path
         Made where it is missing.
 
@@ -67,7 +68,7 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     kinds, plots, confusions = [], [], []
     for kind, title in _KINDS.items():
         table = result.get(kind) or {}
-        labels = [label for label in LABELS if label.name in table]
+        labels = [label for label in HEADS if label.name in table]
         names = [name for name in _FIGURES if any(name in table[label.name] for label in labels)]
         if labels:
             kinds.append({"title": title, "columns": [_FIGURES[name] for name in names], "rows": [

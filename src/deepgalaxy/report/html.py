@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import os
 import re
 import unicodedata
@@ -17,15 +16,17 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 
-from ..inference.story import QUANTILES, Story
+from ..inference.story import QUANTILES, UNUSUAL, Story
 from ..labels import LABELS, Label
 from . import (
     LIMITS,
+    answer_dict,
     errors,
     familiarity_sentence,
     familiarity_word,
     given_labels,
     headline,
+    json_ready,
     likely_stage,
     make_folder,
     model_line,
@@ -40,7 +41,7 @@ from . import (
 )
 from .figures import CMAP, DISTANCE, N_MATCHES, THEME, match_lines, save_story, tick_text, tick_values
 
-__all__ = ["write_report", "STYLE", "json_ready", "safe_name"]
+__all__ = ["write_report", "STYLE", "safe_name"]
 
 _PICTURE_SIDE = 480  # px; the whole picture is in the figure
 
@@ -81,9 +82,8 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
             image, error = story
             entries.append({"name": shorten(short_name(image), 60), "path": printable(image),
                             "error": printable(error)})
-    answers = [story.to_dict() if isinstance(story, Story) else {"image": story[0], "error": story[1]}
-               for story in stories]
-    write_file(folder / "stories.json", json.dumps(json_ready(answers), indent=1, allow_nan=False) + "\n")
+    answers = json_ready([answer_dict(story) for story in stories])
+    write_file(folder / "stories.json", json.dumps(answers, indent=1, allow_nan=False) + "\n")
     good = [story for story in stories if isinstance(story, Story)]
     page = fill(
         _BODY, f"Colliding galaxies: {len(good)} {'story' if len(good) == 1 else 'stories'}", entries=entries,
@@ -109,21 +109,6 @@ def safe_name(image: str, taken: set[str]) -> str:
     return name
 
 
-def json_ready(value):
-    """numpy to Python; NaN and infinity, which JSON has not, to null."""
-    if isinstance(value, dict):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [json_ready(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")  # names of files may hold lone surrogates
-    return value
-
-
 def _entry(story: Story, figure: str) -> dict:
     """What the template shows of one story: words and images, nothing left to compute."""
     stage, probability = likely_stage(story)
@@ -144,7 +129,7 @@ def _entry(story: Story, figure: str) -> dict:
         "stage": stage, "stage_percent": percent(probability),
         "stages": [(name, percent(p), f"{100 * p:.1f}", p == probability) for name, p in story.stage.items()],
         "familiarity": familiarity_word(story.familiarity), "familiarity_percent": percent(story.familiarity),
-        "usual": story.familiarity >= 0.05, "notes": [printable(flag) for flag in story.flags],
+        "usual": story.familiarity >= UNUSUAL, "notes": [printable(flag) for flag in story.flags],
         "plain": [scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate),
                   familiarity_sentence(story.familiarity)],
         "small": _jpeg(picture, 96), "picture": _jpeg(picture, _PICTURE_SIDE), "box": _box(story),
@@ -231,7 +216,7 @@ def _unknowns(stories: list[Story]) -> list[str]:
     ranges = [f"{label.title.lower()} {number(label, label.low)} to {number(label, label.high)}{unit(label)}"
               for label in LABELS]
     without = sum(story.scale.get("kpc_per_pixel") is None for story in stories)
-    strange = sum(story.familiarity < 0.05 for story in stories)
+    strange = sum(story.familiarity < UNUSUAL for story in stories)
     lines = [
         "Whether a picture shows two galaxies that meet at all. Single galaxies and chance alignments are stages of "
         "their own, told apart as well as one picture allows; before two discs have touched, nothing tells a pair that "
@@ -484,6 +469,4 @@ other, from where we look, and which simulated encounters look the same. Error b
 {% endfor %}
 </ul>
 </section>
-</body>
-</html>
 """

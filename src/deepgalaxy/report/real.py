@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..labels import TIME
 from . import make_folder, number, printable, shorten, write_file
-from .figures import CMAP, THEME, given_labels, png
+from .figures import CMAP, THEME, png
 from .html import fill
 
 __all__ = ["write_real", "real_figure"]
@@ -54,10 +55,9 @@ def real_figure(told: list[tuple[dict, object]]) -> Figure:
                            gridspec_kw={"width_ratios": [1] * _COLUMNS + [1.5]})
     figure.subplots_adjust(0.01, 0.14 / max(len(told), 1), 0.985, 1 - 0.12 / max(len(told), 1), 0.05, 0.3)
     for line, (row, story) in zip(axes, told, strict=False):
-        label = given_labels(story)[0]
         pictures = [(story.display, shorten(printable(row["name"]), 30)), (story.frame, "framed"),
                     (story.reconstruction, "without sky")]
-        pictures += [(m.thumbnail, f"{number(label, m.time_myr, sign=True)} Myr, {m.mass_ratio:.2f}")
+        pictures += [(m.thumbnail, f"{number(TIME, m.time_myr, sign=True)} Myr, {m.mass_ratio:.2f}")
                      for m in story.matches[:3]]
         for ax in line[:_COLUMNS]:
             ax.axis("off")
@@ -68,11 +68,11 @@ def real_figure(told: list[tuple[dict, object]]) -> Figure:
             ax.imshow(picture, cmap=None if colour else CMAP, origin="upper" if colour else "lower",
                       **({} if colour else {"vmin": 0, "vmax": 1}))
             ax.set_title(title, fontsize=10, color=THEME["text"], parse_math=False)
-        _times(line[-1], row, label)
+        _times(line[-1], row)
     return figure
 
 
-def _times(ax, row, label):
+def _times(ax, row):
     """Our interval, and the published one beside it."""
     t = row["time"]
     ax.set_facecolor(THEME["panel"])
@@ -83,9 +83,9 @@ def _times(ax, row, label):
         error = row["published_error"] or 0
         ax.errorbar(row["published_time"], 0, xerr=error, fmt="o", color=THEME["frame"], ms=5, lw=2)
     low, high = ax.get_xlim()  # in Myr of a light system both may lie beyond the range of the label
-    ax.set(xlim=(min(label.low, low), max(label.high, high)), ylim=(-0.7, 1.7), yticks=[])
+    ax.set(xlim=(min(TIME.low, low), max(TIME.high, high)), ylim=(-0.7, 1.7), yticks=[])
     word = {True: "published within our 90 %", False: "published outside of our 90 %", None: "nothing published"}
-    ax.set_title(f"{number(label, t['p50'], sign=True)} Myr; {word[row['within_90']]}", fontsize=10,
+    ax.set_title(f"{number(TIME, t['p50'], sign=True)} Myr; {word[row['within_90']]}", fontsize=10,
                  color=THEME["text" if row["within_90"] is not False else "error"])
     ax.tick_params(colors=THEME["muted"], labelsize=8)
     for spine in ax.spines.values():
@@ -124,7 +124,8 @@ the right, turned as it is, with their time and mass ratio.</li>
 {% for row in outside %}
 <li>{{ printable(row.name) }}: published {{ "%.0f"|format(row.published_time) }} Myr, ours
 {{ "%.0f"|format(row.time.p05) }} to {{ "%.0f"|format(row.time.p95) }} Myr (90 %). One of
-the two is wrong, or their clocks differ: ours is that of a primary of the Milky Way's mass.</li>
+the two is wrong, or their clocks differ: ours is that of {{ "a system of the mass that was taken" if
+row.clock == "mass" else "a primary of the Milky Way's mass" }}.</li>
 {% endfor %}
 </ul>
 </section>

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..inference.story import Story
+from ..inference.story import UNUSUAL, Story
 from ..labels import LABELS
 from . import (
     familiarity_sentence,
@@ -20,7 +20,7 @@ from . import (
     unit,
 )
 
-__all__ = ["story_table", "evaluation_table", "paper_table", "real_table"]
+__all__ = ["story_table", "matches_table", "evaluation_table", "paper_table", "real_table"]
 
 _TITLES = {"time_since_pericentre": "time since\npericentre", "mass_ratio": "mass\nratio",
            "size_ratio": "size\nratio", "view_inclination": "view"}
@@ -50,7 +50,7 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
     for story in stories:
         if isinstance(story, Story):
             notes = [printable(flag) for flag in story.flags]
-            if story.familiarity < 0.05:
+            if story.familiarity < UNUSUAL:
                 notes.append(familiarity_sentence(story.familiarity))
             marks = [footnotes.setdefault((note, "dim"), len(footnotes) + 1) for note in notes]
             table.add_row(_name(story.image, marks), *_cells(story))
@@ -63,6 +63,17 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
     lines += [Text(text, style="dim") for text in scales]
     if lines:
         table.caption = Text("\n").join(lines)
+    return table
+
+
+def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
+    """One row per look-alike of the pictures that have an answer."""
+    table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
+    for story in stories:
+        for i, m in enumerate(story.matches if isinstance(story, Story) else ()):
+            table.add_row(Text(short_name(story.image) if i == 0 else ""), Text(printable(m.encounter)),
+                          f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}", f"{m.size_ratio:.2f}", f"{m.view:.0f}",
+                          f"{m.distance:.2f}")
     return table
 
 
@@ -87,7 +98,7 @@ def _cells(story: Story) -> list[Text | str]:
             cells.append(Text(middle + unit(label)).append(f"\n{low}…{high}", "dim"))
     stage, probability = likely_stage(story)
     cells.append(Text(stage).append(f"\n{percent(probability)}", "dim"))
-    cells.append(Text(percent(story.familiarity), "yellow" if story.familiarity < 0.05 else ""))
+    cells.append(Text(percent(story.familiarity), "yellow" if story.familiarity < UNUSUAL else ""))
     if story.matches:
         match = story.matches[0]
         cells.append(Text(shorten(short_name(match.encounter), 32))

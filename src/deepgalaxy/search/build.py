@@ -15,7 +15,7 @@ from ..errors import DatasetError, DeepGalaxyWarning
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
-from ..models.weights import Weights, framing_of, learnt, load_weights, update_metadata
+from ..models.weights import Weights, load_weights, update_metadata
 from ..training.fit import TrainConfig, split
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, rewrite_library, write_library
@@ -73,7 +73,7 @@ def calibrate(model: str | Path, data, n_images: int = 4096, output: str | Path 
     """
     weights, dataset = load_weights(model), open_data(data)
     held = np.random.default_rng(1).permutation(not_trained_on(weights, dataset))
-    realism, of = _realism_of(weights), learnt(weights)
+    realism, of = _realism_of(weights), weights.learnt
     temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, of.n_views(8), of.framing,
                                     of.never_told)
     correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, of.n_views(4),
@@ -96,7 +96,7 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
         index = chosen[start:start + 128]
         unknown = torch.full((len(index),), torch.nan)
         seen = observe_frames(light_of(dataset, index), unknown, image_seeds(0, 0, index), None,
-                              framing=framing_of(weights))
+                              framing=weights.learnt.framing)
         z.append(weights.model.encode(seen.frames).mu.numpy())
         thumbnails += [encode_thumbnail(frame) for frame in seen.frames[:, 0].numpy()]
         if on_batch:
@@ -153,7 +153,7 @@ def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None
         index = indices[start:start + 64]
         unknown = torch.full((len(index),), torch.nan)
         encoding = model.encode(observe_frames(light_of(dataset, index), unknown, image_seeds(99, 0, index), realism,
-                                               framing=framing_of(weights)).frames)
+                                               framing=weights.learnt.framing).frames)
         latents.append(encoding.mu.numpy())
         features.append(model.unscaled_features(encoding.maps).numpy())
     if not latents:

@@ -27,6 +27,8 @@ _FINE_OPENING_ANGLE = 0.7
 
 #: A nucleus is found by the stars of its bulge.
 _FEWEST_IN_BULGE = 64
+#: Particles without which a galaxy is none.
+_FEWEST_IN_GALAXY = 32
 
 
 class Resolution(Config):
@@ -39,9 +41,9 @@ class Resolution(Config):
     softening_halo: float = Field(0.55, gt=0, le=5, description="kpc, Plummer-equivalent")
     opening_angle: float = Field(0.95, gt=0, le=1.2, description="of the tree")
     snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
-    first_time: float = Field(-150.0, allow_inf_nan=False, description="Myr since the first pericentre, of the first "
+    first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first "
                               "snapshot kept")
-    last_time: float = Field(500.0, gt=0, allow_inf_nan=False, description="Myr since the first pericentre")
+    last_time: float = Field(500.0, gt=0, description="Myr since the first pericentre")
     last_separation: float | None = Field(None, gt=0, description="kpc between the nuclei after the pericentre: "
                                           "galaxies further apart are no longer followed")
 
@@ -74,6 +76,16 @@ class EncounterConfig(Config):
     primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
     secondary: GalaxyConfig | None = Field(None, description="without it, the primary scaled by both ratios")
     resolution: Resolution = Field(default_factory=Resolution)
+
+    @model_validator(mode="after")
+    def _both_galaxies_have_particles(self):
+        if self.resolution is not None:  # else it is the suite's, not known yet
+            n = self.resolution.n_particles
+            fewest = round(n * min(self.mass_ratio, 1) / (1 + self.mass_ratio))
+            if fewest < _FEWEST_IN_GALAXY:
+                raise ValueError(f"mass_ratio = {self.mass_ratio:g}: leaves the smaller galaxy {fewest} of "
+                                 f"{n} particles, fewer than {_FEWEST_IN_GALAXY}; raise n_particles or mass_ratio")
+        return self
 
     @model_validator(mode="after")
     def _ratios_are_those_of_the_secondary(self):
@@ -171,9 +183,13 @@ def simulate(config: EncounterConfig, on_snapshot: Callable[[float, Particles], 
     time = np.array([s[0] for s in snapshots]) - pericentre_time[0]
     # Half open, so that the number of snapshots is the same wherever the pericentre falls between two of them.
     keep = (time >= r.first_time - 0.5 * r.snapshot_interval) & (time < r.last_time + 0.5 * r.snapshot_interval)
+    if not keep.any():
+        raise SimulationError(f"{config.name}: no snapshot from first_time = {r.first_time:g} Myr on: they "
+                              f"were {r.last_separation:g} kpc apart before; raise last_separation or lower first_time")
     separation = np.array([s[2] for s in snapshots], np.float32)
     parameters = config.model_dump(exclude={"name", "primary", "secondary", "resolution"})
     parameters.update(
+        primary_stars=config.primary.disc_mass + config.primary.bulge_mass,
         pericentre_requested=config.pericentre, pericentre_measured=pericentre_time[1],
         pericentre_time=pericentre_time[0], energy_drift=conservation.energy_drift,
         angular_momentum_drift=conservation.angular_momentum_drift,

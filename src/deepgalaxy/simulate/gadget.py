@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from ..errors import SimulationError
-from ..files import sync_folder, write_whole
+from ..files import sync_folder, temporary_beside, write_whole
 from ..units import KM_S
 from .galaxy import BULGE, DISC, HALO, Particles
 from .snapshot import CannotWrite, Encounter
@@ -115,7 +115,7 @@ class SnapshotFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         # The end of the name is that of all temporary files: `run_suite` clears away what was left behind.
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_beside(self.path)
         self._times: list[float] = []
 
     def __enter__(self) -> SnapshotFolder:

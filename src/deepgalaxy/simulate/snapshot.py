@@ -85,9 +85,15 @@ class Encounter:
         if not path.is_file():
             raise SimulationError(f"{path}: no such encounter file; make it with 'deepgalaxy simulate'")
         try:
+            with open(path, "rb") as f:
+                if f.read(4) == b"\x89HDF":  # ours begin with their checksum
+                    raise SimulationError(f"{path}: is not an encounter file of deepgalaxy; move it elsewhere")
             with open_sealed(path) as f:
                 if f.attrs.get("format") != FORMAT:
                     raise SimulationError(f"{path}: is not an encounter file of deepgalaxy")
+                if f.attrs.get("format_version") != FORMAT_VERSION:
+                    raise SimulationError(f"{path}: is of version {f.attrs.get('format_version')}, this program reads "
+                                          f"{FORMAT_VERSION}; simulate it again")
                 arrays = read_arrays(f, ("time", "positions", "masses", "component", "galaxy", "separation", "stage"))
                 _check_arrays(arrays)
                 return cls(name=f.attrs["name"], config=f.attrs["config"], parameters=_parameters(f), **arrays)
@@ -109,13 +115,13 @@ def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
 
 
 def drift_of(path: str | Path) -> float:
-    """The larger drift of energy and angular momentum that an encounter file records, without reading its stars."""
+    """The larger drift of energy and angular momentum that an encounter file records."""
     parameters = parameters_of(path)
     return float(np.max([parameters.get(name, np.nan) for name in ("energy_drift", "angular_momentum_drift")]))
 
 
 def parameters_of(path: str | Path) -> dict:
-    """What `Encounter.parameters` of a file will be, without reading its stars."""
+    """What `Encounter.parameters` of a file will be; all its bytes are read, for the checksum."""
     try:
         with open_sealed(path) as f:
             return _parameters(f)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..cluster import PATIENCE, LostWorkers, run_tasks
 from ..config import Config
@@ -64,7 +64,7 @@ class SobolDesign(Config):
     bulge_share: Range | None = Field(None, description="of each galaxy's stars, of both independently; without it, "
                                       "that of the suite's primary")
     long_share: float = Field(0.0, ge=0, le=1, description="of the encounters that are followed to long_time")
-    long_time: float = Field(1000.0, gt=0, allow_inf_nan=False, description="Myr since the first pericentre")
+    long_time: float = Field(1000.0, gt=0, description="Myr since the first pericentre")
     galaxies_follow_orbits: bool = Field(False, description="disc sizes, bulge shares and run lengths that go with "
                                          "mass ratio, size excess, pericentre and energy (rank correlations of 0.4 to "
                                          "0.9): only to make suites of before 2026-11-26 again")
@@ -85,8 +85,8 @@ class GridDesign(Config):
     """The DeepGalaxy grid: every mass ratio with every size ratio on one orbit."""
 
     kind: Literal["grid"] = "grid"
-    mass_ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-    size_ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    mass_ratios: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)
+    size_ratios: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)
     pericentre: float = Field(8.0, gt=0, le=200, description="kpc")
     orbital_energy: float = Field(0.0, ge=-0.5, le=1)
     start_time: float = Field(160.0, gt=0, description="Myr")
@@ -122,6 +122,11 @@ class SuiteConfig(Config):
     design: SobolDesign | GridDesign | ListDesign = Field(default_factory=SobolDesign, discriminator="kind")
     primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
     resolution: Resolution = Field(default_factory=Resolution)
+
+    @field_validator("design", mode="before")
+    @classmethod
+    def _sobol_where_nothing_is_said(cls, design):
+        return {"kind": "sobol", **design} if isinstance(design, dict) else design
 
     def encounters(self) -> list[EncounterConfig]:
         """All encounters of the suite; the same list for the same configuration, always."""

@@ -10,9 +10,10 @@ import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ..errors import SimulationError
-from ..labels import UNDISTURBED
+from ..labels import NO_SEPARATION, UNDISTURBED
 from .snapshot import Encounter
 
 __all__ = ["Undisturbed"]
@@ -20,7 +21,6 @@ __all__ = ["Undisturbed"]
 _EARLY = 40.0  # Myr of the beginning of an encounter that are used
 _BEFORE = -60.0  # Myr; later the galaxies begin to feel each other
 _OFFSETS = (4.0, 70.0)  # kpc between the nuclei of a chance pair
-_NOT_KNOWN = -1.0
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Undisturbed:
     @property
     def separation(self) -> np.ndarray:
         """(n,) all unknown."""
-        return np.full(self.n, _NOT_KNOWN, np.float32)
+        return np.full(self.n, NO_SEPARATION, np.float32)
 
     @property
     def stage(self) -> np.ndarray:
@@ -81,8 +81,7 @@ class Undisturbed:
         rng = np.random.default_rng([zlib.crc32(self.name.encode()), t])
         (x, m), (x2, m2) = parts
         # Another time and place would show it from another side.
-        turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-        turn[:, 0] *= np.linalg.det(turn)
+        turn = Rotation.random(None, rng).as_matrix()
         direction = rng.standard_normal(3)
         low, high = _OFFSETS
         offset = direction / np.linalg.norm(direction) * low * (high / low) ** rng.random()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -91,24 +93,17 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
 
     Raises
     ------
-    ConfigError, DatasetError, ModelError
+    ConfigError
+        If the recipe asks for what cannot be, or its output holds another training.
+    DatasetError
+        If the data are missing, too few or damaged.
+    ModelError
+        If the architecture cannot be, or is not that of the weights or checkpoint that it goes on from.
     """
-    import lightning
-    import torch
-
-    from ..data.datamodule import EncounterImages, GlobalBatches, loader
-    from ..data.joined import open_data
+    from ..data.datamodule import EncounterImages
     from ..models.weights import save_weights
-    from .callbacks import Checkpoints, Throughput
+    from .callbacks import Checkpoints
     from .heads import Features, freeze
-    from .module import TrainingModule
-
-    # Chatter about things that are as they should be here.
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*|.*LeafSpec.*")
-    import logging
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
     rank, n_workers = world()
     if config.batch_size % n_workers:
@@ -118,17 +113,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     start = None if config.start_from is None else _start(config)
     if start is not None and "model" not in config.model_fields_set:
         config = config.model_copy(update={"model": start.model.config})
-    dataset = open_data(config.data)
-    if len(dataset.groups) < 2:
-        raise DatasetError(f"{config.data}: holds {len(dataset.groups)} encounter; training needs at least 2, "
-                           "one of them to validate")
-    if min(dataset.shape) < 2 * config.model.stride:
-        raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
-                           f"stride = {config.model.stride}; render larger ones or lower the stride")
-    n_classes = (int(dataset.snapshot.max()) + 1) * (int(dataset.camera.max()) + 1)
-    if 0 < config.model.n_classes < n_classes:
-        raise ConfigError(f"model.n_classes = {config.model.n_classes}: {config.data} has {n_classes} classes of time "
-                          "and camera; give at least as many, or 0 for none")
+    dataset = _open(config)
     (train, validate), (used, held) = split(config, dataset)
     output = Path(config.output)
     path = output / "model.safetensors"
@@ -147,38 +132,92 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     except OSError as error:
         raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
 
-    skip = config.bad_images == "skip"
-    training = EncounterImages(dataset, used, skip)
     held = held[np.linspace(0, len(held) - 1, min(config.validation_images, len(held))).astype(int)]
     if len(held) < n_workers:
         raise ConfigError(f"validation_images: {len(held)} images cannot be shared by {n_workers} workers; raise "
                           "validation_images or validation_share")
-    validation = EncounterImages(dataset, held, skip)
-    batches = GlobalBatches(len(training), config.batch_size, config.images_per_epoch, config.seed, rank, n_workers)
-    share = np.arange(len(validation))[rank::n_workers]
-    chunks = [share[i:i + 64].tolist() for i in range(0, len(share), 64)]
-    checks = [loader(validation, chunks)] + ([loader(validation, chunks)] if config.realism else [])
-
-    torch.manual_seed(config.seed)  # every worker starts from the same weights
-    module = TrainingModule(config.model, config.loss, config.optimiser, config.realism,
-                            total_steps=config.epochs * batches.steps, seed=config.seed,
-                            logarithmic=dataset.quantity == "log10_surface_density", n_validation=len(held),
-                            framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
-    trained_on = {dataset.identities[g] for g in train}
+    training, validation = (EncounterImages(dataset, images, config.bad_images == "skip") for images in (used, held))
+    batches = _batches(config, len(training))
+    trained_on, held_out = ({dataset.identities[g] for g in groups} for groups in (train, validate))
+    module = _module(config, dataset, batches.steps, len(held))
     if start is not None:
-        before = set(start.metadata.get("training_encounters", []))
-        if config.split == "random" and before & trained_on:
-            _refuse_another_split(config, start, len(dataset))
-        trained_on |= before
-        for model in (module.model, module.averaged.module):
-            model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
-    held_out = [dataset.identities[g] for g in validate]
-    if trained_on & set(held_out) and config.split == "encounters":
-        raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
-                          "give the split_seed and validation_share of its recipe")
+        trained_on |= _begin_with(module, start, config, trained_on, held_out, len(dataset))
     if config.train == "heads":
         freeze(module.model)
         training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic)
+    if newest is not None:
+        # Loaders with processes of their own begin to read before the trainer says what epoch it is.
+        batches.set_epoch(Checkpoints.epoch(newest) + 1)
+        batches.skip = Checkpoints.steps_into_epoch(newest)
+        if rank == 0:
+            say(f"going on from {newest.name}")
+    with _quiet():
+        trainer = _trainer(config, say, progress)
+        _run(trainer, module, training, validation, batches, config, newest)
+    if trainer.is_global_zero and not trainer.interrupted:
+        save_weights(path, module.averaged.module, name=config.name, training=config,
+                     validation_encounters=[dataset.identities[g] for g in validate],
+                     training_encounters=sorted(trained_on), n_images=len(dataset))
+    return path
+
+
+def _open(config: TrainConfig):
+    """The data, if this recipe can be trained on them."""
+    from ..data.joined import open_data
+
+    dataset = open_data(config.data)
+    if len(dataset.groups) < 2:
+        raise DatasetError(f"{config.data}: holds {len(dataset.groups)} encounter; training needs at least 2, "
+                           "one of them to validate")
+    if min(dataset.shape) < 2 * config.model.stride:
+        raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
+                           f"stride = {config.model.stride}; render larger ones or lower the stride")
+    n_classes = (int(dataset.snapshot.max()) + 1) * (int(dataset.camera.max()) + 1)
+    if 0 < config.model.n_classes < n_classes:
+        raise ConfigError(f"model.n_classes = {config.model.n_classes}: {config.data} has {n_classes} classes of time "
+                          "and camera; give at least as many, or 0 for none")
+    return dataset
+
+
+def _batches(config: TrainConfig, n_images: int):
+    from ..data.datamodule import GlobalBatches
+
+    return GlobalBatches(n_images, config.batch_size, config.images_per_epoch, config.seed, *world())
+
+
+def _module(config: TrainConfig, dataset, steps_per_epoch: int, n_validation: int):
+    """The model with its losses, as it is before the first step; every worker has the same."""
+    import torch
+
+    from .module import TrainingModule
+
+    torch.manual_seed(config.seed)
+    return TrainingModule(config.model, config.loss, config.optimiser, config.realism,
+                          total_steps=config.epochs * steps_per_epoch, seed=config.seed,
+                          logarithmic=dataset.quantity == "log10_surface_density", n_validation=n_validation,
+                          framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
+
+
+def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: set, n_images: int) -> set[str]:
+    """Put the weights `start` into the module; the encounters that they saw, none of which may be held out now."""
+    before = set(start.metadata.get("training_encounters", []))
+    if config.split == "random" and before & trained_on:
+        _refuse_another_split(config, start, n_images)
+    if before & held_out and config.split == "encounters":
+        raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
+                          "give the split_seed and validation_share of its recipe")
+    for model in (module.model, module.averaged.module):
+        model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
+    return before
+
+
+def _trainer(config: TrainConfig, say, progress: bool):
+    import lightning
+    import torch
+
+    from .callbacks import Checkpoints, Throughput
+
+    rank, n_workers = world()
     cuda = torch.cuda.is_available()
     strategy = "auto"
     if n_workers > 1:
@@ -186,8 +225,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         # When a worker is lost the others stop after this time, and a restart goes on from the last checkpoint.
         strategy = DDPStrategy(process_group_backend="nccl" if cuda else "gloo", gradient_as_bucket_view=True,
                                timeout=timedelta(minutes=5))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    trainer = lightning.Trainer(
+    local, output = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), Path(config.output)
+    return lightning.Trainer(
         accelerator="gpu" if cuda else "cpu", devices=local, num_nodes=max(1, n_workers // local),
         strategy=strategy, max_epochs=config.epochs, precision=config.precision,
         gradient_clip_val=config.optimiser.gradient_clip, use_distributed_sampler=False,
@@ -195,12 +234,16 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=progress and rank == 0,
         callbacks=[Throughput(output, config.batch_size, say), Checkpoints(output / "checkpoints", say)])
-    if newest is not None:
-        # Loaders with processes of their own begin to read before the trainer says what epoch it is.
-        batches.set_epoch(Checkpoints.epoch(newest) + 1)
-        batches.skip = Checkpoints.steps_into_epoch(newest)
-        if rank == 0:
-            say(f"going on from {newest.name}")
+
+
+def _run(trainer, module, training, validation, batches, config: TrainConfig, newest: Path | None) -> None:
+    """Train; errors that come wrapped are unwrapped."""
+    from ..data.datamodule import loader
+
+    rank, n_workers = world()
+    share = np.arange(len(validation))[rank::n_workers]
+    chunks = [share[i:i + 64].tolist() for i in range(0, len(share), 64)]
+    checks = [loader(validation, chunks) for _ in range(2 if config.realism else 1)]  # clean, and with realism
     try:
         trainer.fit(module, loader(training, batches, config.loader_workers), checks, ckpt_path=newest,
                     weights_only=False)
@@ -212,10 +255,23 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
             raise ModelError(f"{newest}: was trained with another architecture; choose another output or delete "
                              "its checkpoints") from None
         raise
-    if trainer.is_global_zero and not trainer.interrupted:
-        save_weights(path, module.averaged.module, name=config.name, training=config,
-                     validation_encounters=held_out, training_encounters=sorted(trained_on), n_images=len(dataset))
-    return path
+
+
+@contextmanager
+def _quiet():
+    """Without Lightning's chatter about things that are as they should be here."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    before = [logging.getLogger(name).level for name in names]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*|.*LeafSpec.*")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in zip(names, before, strict=True):
+                logging.getLogger(name).setLevel(level)
 
 
 def split(config: TrainConfig, dataset) -> tuple[tuple, tuple]:
