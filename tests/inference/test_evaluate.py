@@ -40,6 +40,15 @@ def test_training_encounters_are_refused_before_the_model_is_calibrated(tiny_dat
         evaluate_unseen(weights, Dataset(tiny_dataset))
 
 
+def test_encounters_that_error_bars_were_fitted_on_are_refused(tiny_model, other_dataset, tmp_path):
+    from deepgalaxy.models.weights import load_weights
+    from deepgalaxy.search.build import calibrate
+
+    calibrate(tiny_model / "model.safetensors", other_dataset, n_images=64, output=tmp_path / "c.safetensors")
+    with pytest.raises(DatasetError, match="error bars were fitted on"):
+        evaluate_unseen(load_weights(tmp_path / "c.safetensors"), Dataset(other_dataset))
+
+
 def test_result_has_the_keys_of_the_design(evaluation, predictor, other_dataset):
     result, _, seen = evaluation
     n = len(Dataset(other_dataset))

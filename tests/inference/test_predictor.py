@@ -117,6 +117,23 @@ def test_path_picture_and_array_give_the_same_numbers(loud, sky, fits):
         assert numbers(loud.predict(image, kpc_per_pixel=kpc)) == pytest.approx(numbers(by_path), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("image", [None, [[1, 2], [3, 4]], 7, object()], ids=["None", "list", "number", "object"])
+def test_what_is_no_picture_is_one_line_that_says_what_is(predictor, image):
+    with pytest.raises(ImageError, match=f"of type {type(image).__name__}; give a path, a numpy array") as caught:
+        predictor.predict(image)
+    assert "\n" not in str(caught.value)
+    [(_, error)] = predictor.predict_many([image])
+    assert error == str(caught.value)
+
+
+def test_a_batch_takes_finite_squares_alone(predictor):
+    for images in (np.full((2, 64, 64), np.nan), np.ones((2, 64, 32)), np.ones((64, 64))):
+        with pytest.raises(ImageError, match="must be .B, H, H. and finite"):
+            predictor.predict_batch(images)
+    with pytest.raises(ConfigError, match="n_matches = -3"):
+        predictor.predict(blobs((60, 80, 9)), n_matches=-3)
+
+
 def test_command_line_gives_the_same_numbers(predictor, tiny_model, fits, run, tmp_path):
     answer = tmp_path / "deep" / "answer.json"
     done = run("predict", fits, "--redshift", REDSHIFT, "--model", tiny_model / "model.safetensors", "--json", answer,

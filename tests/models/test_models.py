@@ -110,6 +110,29 @@ def test_narrow_strided_stem_does_not_corrupt_memory():
     assert run.returncode == 0
 
 
+def test_a_backbone_whose_maps_are_not_of_its_stride_is_refused():
+    with pytest.raises(ModelError, match="dla46_c: its maps at stride 16 are 14x14 of a frame of 112, not 7x7"):
+        Encoder("dla46_c", 16, 8)
+
+
+def test_blocks_that_are_passed_by_in_part_are_not_cut_off():
+    encoder = Encoder("xception41", 16, 8).train()
+    maps = encoder(torch.rand(1, 1, 112, 112))
+    assert maps.shape == (1, 8, 7, 7)
+    maps.sum().backward()
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    assert len(trained) > 50 and all(p.grad is not None for p in trained)
+
+
+def test_weights_of_timm_that_cannot_be_fetched_are_one_line():
+    code = ("from deepgalaxy.models.backbone import Encoder\n"
+            "try:\n    Encoder('resnet18', 16, 8, pretrained=True)\n"
+            "except Exception as error:\n    print(type(error).__name__, error)\n")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("ModelError backbone = resnet18: pretrained") and done.stdout.count("\n") == 1
+
+
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 def test_stride_is_the_one_asked_for(stride):
     model = build(stride=stride).eval()

@@ -22,6 +22,7 @@ from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
 from deepgalaxy.image.observation import image_seeds, light_from_stored, observe_frames
 from deepgalaxy.image.realism import RealismConfig
+from deepgalaxy.inference.calibration import light_of
 from deepgalaxy.inference.predictor import Predictor
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
 from deepgalaxy.models.weights import load_weights, update_metadata
@@ -625,6 +626,38 @@ def test_a_bad_image_stops_training_with_its_place(bad_data):
         images.__getitems__([0, nan])
     with pytest.raises(DatasetError, match="encounter_0001.*damaged"):
         images.__getitems__([0, flipped])
+
+
+@pytest.mark.parametrize("value", [45.0, -1.0])  # 10^45 is more than float32 holds
+def test_values_that_no_picture_has_are_bad_too(data, tmp_path, value):
+    path = tmp_path / "odd.h5"
+    path.write_bytes(data.read_bytes())
+    with h5py.File(path, "r+") as f:
+        f["encounter_0000/images_camera_01"][2, 3, 4] = value
+    dataset = Dataset(path)
+    [odd] = np.flatnonzero((dataset.group == 0) & (dataset.camera == 1) & (dataset.snapshot == 2))
+    with pytest.raises(DatasetError, match=r"odd.h5: group encounter_0000, camera 1, snapshot 2.*0\.\.20"):
+        EncounterImages(dataset, np.arange(len(dataset))).__getitems__([odd])
+    with pytest.raises(DatasetError, match="odd.h5: group encounter_0000, camera 1, snapshot 2"):
+        light_of(dataset, np.array([odd]))  # what calibration, library and evaluation read
+
+
+@pytest.mark.parametrize("name, value", [("pixel_scale_camera_00", 0.0), ("stage", 7)])
+def test_labels_that_cannot_be_are_one_line(data, tmp_path, name, value):
+    path = tmp_path / "odd.h5"
+    path.write_bytes(data.read_bytes())
+    with h5py.File(path, "r+") as f:
+        f[f"encounter_0002/{name}"][1] = value
+    with pytest.raises(DatasetError, match=f"odd.h5: group encounter_0002: {name.split('_camera')[0]} = {value:g}"):
+        Dataset(path)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_one_line(data, tmp_path):
+    config = recipe(data, tmp_path / "run", images_per_epoch=64,
+                    optimiser={"algorithm": "adamw", "learning_rate": 1e8, "warmup": 1})
+    with pytest.raises(ModelError, match="^the loss is (nan|inf).*learning_rate[^\n]*$"):
+        fit(config, say=lambda line: None)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_a_bad_image_of_several_data_sets_is_named_with_its_own_file(bad_data, other_dataset):

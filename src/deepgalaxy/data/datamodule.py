@@ -10,9 +10,10 @@ from torch.utils.data import Dataset as TorchDataset
 from ..errors import DatasetError
 from ..labels import LABELS
 from ..progress import say
+from . import schema
 from .reader import Dataset
 
-__all__ = ["EncounterImages", "GlobalBatches", "loader"]
+__all__ = ["EncounterImages", "GlobalBatches", "loader", "read_images"]
 
 
 class EncounterImages(TorchDataset):
@@ -48,32 +49,45 @@ class EncounterImages(TorchDataset):
     def _sound(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images (B, H, W) of these indices, or of others of the batch in the place of bad ones."""
         try:
-            images = self.dataset.images(index)
-            bad = ~np.isfinite(images).all(axis=(1, 2))
-        except DatasetError:
+            return index, read_images(self.dataset, index)
+        except DatasetError as error:
             if not self.skip_bad:
-                raise
-            images, bad = np.zeros((len(index), *self.dataset.shape), np.float32), np.zeros(len(index), bool)
-            for k in range(len(index)):
-                try:
-                    images[k] = self.dataset.images(index[k:k + 1])[0]
-                    bad[k] = not np.isfinite(images[k]).all()
-                except DatasetError:
-                    bad[k] = True
-        if not bad.any():
-            return index, images
-        d, first = self.dataset, int(index[np.argmax(bad)])
-        group = d.group[first]
-        where = (f"{d.path_of(group)}: group {d.groups[group]}, camera {d.camera[first]}, snapshot "
-                 f"{d.snapshot[first]}: is damaged or holds values that are not finite")
-        if not self.skip_bad:
-            raise DatasetError(f"{where}; make the file again, or train with bad_images: skip")
+                raise DatasetError(f"{error}, or train with bad_images: skip") from None
+        images, bad = np.zeros((len(index), *self.dataset.shape), np.float32), np.zeros(len(index), bool)
+        for k in range(len(index)):
+            try:
+                images[k] = read_images(self.dataset, index[k:k + 1])[0]
+            except DatasetError:
+                bad[k] = True
+        where = _where(self.dataset, index[np.argmax(bad)])
         if bad.all():
             raise DatasetError(f"{where}, as are all others of its batch; make the file again")
         say(f"{where}; skipped" + (f", and {bad.sum() - 1} more of its batch" if bad.sum() > 1 else ""))
         good = np.flatnonzero(~bad)
         place = np.where(bad, good[np.cumsum(bad) % len(good)], np.arange(len(index)))
         return index[place], images[place]
+
+
+def read_images(dataset: Dataset, index: np.ndarray) -> np.ndarray:
+    """Images (B, H, W) float32 of a data set, as stored.
+
+    Raises
+    ------
+    DatasetError
+        Naming the first that is damaged or holds what no picture can.
+    """
+    images = dataset.images(index)
+    low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+    bad = ~((low >= 0) & (high <= schema.BRIGHTEST))  # of NaN too
+    if bad.any():
+        raise DatasetError(f"{_where(dataset, index[np.argmax(bad)])}; make the file again")
+    return images
+
+
+def _where(dataset: Dataset, i: int) -> str:
+    group = dataset.group[i]
+    return (f"{dataset.path_of(group)}: group {dataset.groups[group]}, camera {dataset.camera[i]}, snapshot "
+            f"{dataset.snapshot[i]}: is damaged, or holds values that are not finite or not in 0..{schema.BRIGHTEST}")
 
 
 class GlobalBatches(Sampler):

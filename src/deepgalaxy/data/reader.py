@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
-from ..labels import LABELS, NO_STAGE, UNDISTURBED
+from ..labels import LABELS, NO_STAGE, STAGES, UNDISTURBED
 from ..progress import one_line
 from ..units import REFERENCE_STARS
 from . import schema
@@ -218,6 +218,12 @@ class Dataset:
         stars = np.array([row.get("primary_stars", REFERENCE_STARS) for row in self.attributes], float)
         self.labels["time"] *= np.sqrt(stars / REFERENCE_STARS).astype(np.float32)[self.group]
         self.labels["stage"] = column("stage", np.uint8)
+        for name, bad in (("pixel_scale", self.labels["pixel_scale"] <= 0),
+                          ("stage", (self.labels["stage"] >= len(STAGES)) & (self.labels["stage"] != NO_STAGE))):
+            if bad.any():
+                i = int(np.argmax(bad))
+                raise DatasetError(f"{self._source}: group {one_line(self.groups[self.group[i]])}: {name} = "
+                                   f"{self.labels[name][i]:g} cannot be; make the file again")
         cosine = np.clip(np.abs(self.view[:, 2]), 0, 1)
         self.labels["view_inclination"] = np.degrees(np.arccos(cosine)).astype(np.float32)
 

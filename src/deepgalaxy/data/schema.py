@@ -32,6 +32,7 @@ FORMAT_VERSION = 1
 
 #: What a pixel holds: ours, and what is assumed of the published files.
 LOG_SURFACE_DENSITY = "log10_surface_density"
+BRIGHTEST = 20  #: of its values
 STRETCHED = "stretched"
 
 UNITS = {"images": "log10(Msun/kpc^2), 0 = no light", "t_myr": "Myr since the first pericentre",
@@ -305,7 +306,7 @@ def check_group(group: h5py.Group, published: bool, source: str, report: Callabl
             report(f"{where} has {n} snapshots, camera 0 has {n_snapshots}")
         n_snapshots = n_snapshots or n
         _check_chunks(images, where, report)
-        top = 255 if images.dtype == np.uint8 else 1 if published else 20
+        top = 255 if images.dtype == np.uint8 else 1 if published else BRIGHTEST
         for i in range(n):
             with guard(f"{where}, snapshot {i}"):
                 image = images[i]

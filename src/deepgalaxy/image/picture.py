@@ -17,6 +17,9 @@ MAX_PIXELS = 64 * 2**20     # 8192 x 8192: 256 MiB as float32
 MIN_SIDE = 16               # px; below this there is nothing to measure
 MAX_ASPECT = 20
 DISPLAY_SIDE = 512          # px
+_PADDING = 0.01             # of all pixels: from there on a region of one value at a corner is padding
+_SKY = 0.75                 # of all pixels: above it, it is the sky that was cut off
+_RIM = 4                    # px beside padding that tell the sky
 
 
 @dataclass
@@ -25,7 +28,7 @@ class Picture:
 
     name: str                      # the path as given
     pixels: np.ndarray             # (H, W) float32, finite; axis 0 is y, upwards (FITS: origin bottom left)
-    mask: np.ndarray               # (H, W) bool, True without a valid value; there pixels hold the median
+    mask: np.ndarray               # (H, W) bool, True without a valid value at the edge; there pixels hold the median
     display: np.ndarray            # (H', W', 3) uint8, y downwards, at most 512 px on the long side
     arcsec_per_pixel: float | None = None            # from a sound celestial WCS
     flags: list[str] = field(default_factory=list)   # short sentences for a person
@@ -64,12 +67,70 @@ def picture(name, values, invalid=None, display=None, scale=None, flags=()):
         flags.append(f"the values were divided by {peak:.3g}")
     pixels = np.array(values, dtype=np.float32, order="C")
     if mask.any():
-        pixels[mask] = np.median(pixels[~mask])
         flags.append(f"{100 * mask.mean():.2g} % of the pixels have no value")
+        mask = _fill_holes(pixels, mask, flags)
+        pixels[mask] = np.median(pixels[~mask])
     if pixels.min() == pixels.max():
         raise ImageError("is constant, there is no light to measure; give another image")
+    _fill_padding(pixels, flags)
     display = _stretched(pixels) if display is None else display
     return Picture(name, pixels, mask, _small(display), scale, flags)
+
+
+def _fill_holes(pixels, mask, flags):
+    """Give masked pixels that do not hang together with the edge the nearest value; the mask of those that do.
+
+    Holes in a galaxy are mostly saturated nuclei: with the value of the sky its light would be a ring.
+    """
+    from scipy.ndimage import distance_transform_edt, label
+
+    pieces, n = label(mask)
+    at_edge = np.zeros(n + 1, bool)
+    at_edge[_edge(pieces)] = True
+    outside = mask & at_edge[pieces]
+    holes = mask & ~outside
+    if holes.any():
+        sky = np.median(pixels[~mask])
+        spread = np.median(np.abs(pixels[~mask] - sky))
+        rows, columns = distance_transform_edt(mask, return_distances=False, return_indices=True)
+        pixels[holes] = pixels[rows[holes], columns[holes]]
+        if (pixels[holes] > sky + 10 * spread).mean() > 0.1:
+            flags.append("pixels without a value lie where it is bright: if they are nuclei, the ratios suffer")
+    return outside
+
+
+def _fill_padding(pixels, flags):
+    """Where one value fills a corner, as beside a rotated picture or a mosaic, put the sky that lies next to it.
+
+    Filled, and not masked: of a picture whose sky was cut off at black this may be the sky, and what lies next is
+    nearly black too.
+    """
+    from scipy.ndimage import binary_dilation, label
+
+    regions = []
+    for value in {float(pixels[y, x]) for y in (0, -1) for x in (0, -1)}:
+        pieces, _ = label(pixels == value)
+        sizes = np.bincount(pieces.ravel())
+        regions += [pieces == piece for piece in np.unique(_edge(pieces))
+                    if piece > 0 and sizes[piece] > _PADDING * pixels.size]
+    if not regions:
+        return
+    padded, low, high, seen = np.logical_or.reduce(regions), pixels.min(), pixels.max(), False
+    if padded.mean() > _SKY:
+        return
+    for region in regions:
+        rim = binary_dilation(region, iterations=_RIM) & ~padded
+        if rim.any():
+            sky, value = np.median(pixels[rim]), pixels[region][0]
+            pixels[region] = sky
+            seen |= abs(sky - value) > 0.02 * (high - low)
+    if seen:
+        flags.append(f"{100 * padded.mean():.2g} % of the picture is padding of one value: taken as the sky beside it")
+
+
+def _edge(image):
+    """The outermost pixels, in a row."""
+    return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
 def colour(name, array, flags=()):

@@ -32,7 +32,7 @@ _MAX_SIDE = 8192
 _FIELD = 0.78
 
 #: The frame's half side over the radius that holds 97 % of the detected cells.
-_MARGIN = 1.35
+MARGIN = 1.35
 
 
 @dataclass
@@ -163,7 +163,7 @@ def find_frames(canvas: torch.Tensor) -> Framing:
         radius = np.sort(np.hypot(dx, dy))[int(0.97 * (len(dx) - 1))] + 1 / _GRID
         xx, yy, xy = (np.average(q, weights=weight) for q in (dx * dx, dy * dy, dx * dy))
         out.centre[b] = cx, cy
-        out.half_side[b] = np.clip(_MARGIN * radius, 0.12, 1.5)
+        out.half_side[b] = np.clip(MARGIN * radius, 0.12, 1.5)
         out.angle[b] = 0.5 * np.arctan2(2 * xy, xx - yy)
         out.found[b] = True
         out.crowded[b] = int((~keep & (area >= 6)).sum())

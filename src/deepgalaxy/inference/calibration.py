@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ..data.datamodule import read_images
 from ..data.reader import Dataset
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
@@ -99,8 +100,8 @@ def fit_correlation(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, re
 
 
 def light_of(dataset, index) -> torch.Tensor:
-    """Linear light (B, 1, H, W) of images of a data set."""
-    return light_from_stored(torch.from_numpy(dataset.images(index)), dataset.quantity == "log10_surface_density")
+    """Linear light (B, 1, H, W) of images of a data set; a DatasetError names a bad one."""
+    return light_from_stored(torch.from_numpy(read_images(dataset, index)), dataset.quantity == "log10_surface_density")
 
 
 def _observe(dataset, index, realism, seed, framing):

@@ -26,7 +26,7 @@ __all__ = ["chosen_images", "confusion", "evaluate_unseen", "label_figures", "re
 
 #: What errors are told apart by: name, column of the labels, edges.
 _BY = (("time", "time", (-200, -50, 0, 100, 200, 350, 500, 1000)),
-       ("mass_ratio", "mass_ratio", (0.1, 0.2, 0.35, 0.6, 1)),
+       ("mass_ratio", "mass_ratio", (0.1, 0.2, 0.35, 0.6, 1, 1.6)),
        ("view_inclination", "view_inclination", (0, 30, 50, 70, 90)))
 
 
@@ -50,13 +50,17 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     Raises
     ------
     DatasetError
-        If the model was trained on one of these encounters, or no image lies in the time range.
+        If the model was trained or its error bars were fitted on one of these encounters, or no image lies in the
+        time range.
     """
     if weights.learnt.framing == "whole":
         raise ConfigError("protocol = unseen: this model takes pictures as they are (framing: whole), knows nothing of "
                           "other fields and orientations; use --protocol paper")
     if set(weights.metadata.get("training_encounters", [])) & set(dataset.identities):
         raise DatasetError(f"{dataset.path}: holds encounters that the model was trained on; evaluate on others")
+    if set(weights.metadata.get("calibration_encounters", [])) & set(dataset.identities):
+        raise DatasetError(f"{dataset.path}: holds encounters that the model's error bars were fitted on; evaluate on "
+                           "others")
     indices, inside = chosen_images(dataset, n_images, time_range, seed)
     time = dataset.labels["time"][indices]
     realism = RealismConfig.parse(weights.metadata["training"].get("realism") or {}, "realism")

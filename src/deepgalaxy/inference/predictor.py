@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import ConfigError, DeepGalaxyError, LibraryError
+from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from ..files import shipped
-from ..image.preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch, to_canvas
+from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, TIME
 from ..models.weights import Learnt, Weights, load_weights
@@ -135,8 +136,13 @@ class Predictor:
             picture = image
         elif isinstance(image, np.ndarray):
             picture = from_array(image)
-        else:
+        elif isinstance(image, (str, bytes, os.PathLike)):
             picture = read(image, ext)
+        else:
+            raise ImageError(f"image is of type {type(image).__name__}; give a path, a numpy array (hdu.data, "
+                             "np.asarray(image)) or a Picture")
+        if n_matches < 0:
+            raise ConfigError(f"n_matches = {n_matches}: must be 0 or more")
         canvas, canvas_pixel = to_canvas(picture.pixels, picture.mask)
         framing = self._frames(canvas)
         frame = stretch(cut_frames(canvas, framing))
@@ -179,7 +185,7 @@ class Predictor:
             kpc_per_pixel_estimate=estimate,
             distributions=curves, samples=samples, z=z[0], display=picture.display,
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
-            reconstruction=reconstruction[0, 0].numpy().clip(0, 1))
+            reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
         return story
 
     def predict_many(self, images: Iterable, **options) -> Iterator[Story | tuple[str, str]]:
@@ -202,8 +208,16 @@ class Predictor:
         -------
         probability : {label: (B, n_bins)}.
         z : (B, latent_size).
+
+        Raises
+        ------
+        ImageError
+            If they have another shape, or values that are not finite.
         """
-        canvas = torch.from_numpy(np.asarray(images, np.float32))[:, None]
+        images = np.asarray(images, np.float32)
+        if images.ndim != 3 or images.shape[1] != images.shape[2] or not np.isfinite(images).all():
+            raise ImageError(f"images of shape {images.shape}: must be (B, H, H) and finite; predict takes others")
+        canvas = torch.from_numpy(images)[:, None]
         framing = self._frames(canvas)
         frames = stretch(cut_frames(canvas, framing))
         untold = kpc_per_pixel is None or self.learnt.never_told
@@ -245,16 +259,16 @@ def _stage_flags(stage: dict) -> list[str]:
 
 
 def _name(image) -> str:
-    if isinstance(image, np.ndarray):
-        return "array"
-    return image.name if isinstance(image, Picture) else str(image)
+    if isinstance(image, (str, os.PathLike)):
+        return str(image)
+    return image.name if isinstance(image, Picture) else "array" if isinstance(image, np.ndarray) else repr(image)[:80]
 
 
 def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
     flags = []
     if not framing.found[0]:
         flags.append("no light stands out of the background: the whole picture was taken")
-    reach = np.abs(framing.centre[0]) + framing.half_side[0] / 1.35
+    reach = np.abs(framing.centre[0]) + framing.half_side[0] / MARGIN
     if framing.found[0] and reach.max() > 1.02:
         flags.append("the light reaches the border: parts of the system may be outside of the picture")
     if framing.crowded[0]:

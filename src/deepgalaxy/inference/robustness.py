@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
+from PIL import Image
 
 from ..image.preprocess import cut_frames, find_frames, stretch
 from ..labels import LABELS
@@ -38,6 +41,7 @@ def robustness(model: DeepGalaxy, canvases: torch.Tensor, pixel_scale: torch.Ten
         "enlarged by 20 %": (resampled(canvases, 0, 1.2, "reflection"), pixel_scale / 1.2),
         "reduced by 20 %": (resampled(canvases, 0, 1 / 1.2, "reflection"), pixel_scale * 1.2),
         "half the signal to noise": (canvases + extra, pixel_scale),
+        "as a JPEG of 8 bits": (_as_jpeg(canvases), pixel_scale),
     }
     result = {}
     for name, (changed, scale) in changes.items():
@@ -48,6 +52,20 @@ def robustness(model: DeepGalaxy, canvases: torch.Tensor, pixel_scale: torch.Ten
             shift = np.abs(after[label.name][:, 1] - before[label.name][:, 1]) / np.maximum(half, 1e-9)
             result[name][label.name] = {"median_shift": float(np.median(shift)), "within": float(np.mean(shift < 1))}
     return result
+
+
+def _as_jpeg(canvases: torch.Tensor) -> torch.Tensor:
+    """The pictures (B, 1, S, S) as people put them on a page: sky at a tenth, asinh, 8 bits, quality 90."""
+    out = []
+    for image in canvases[:, 0].double().numpy():
+        low, sky, high = np.quantile(image, [0.01, 0.5, 0.999])
+        span = max(high - low, 1e-30)
+        soft = max(sky - low, 0.01 * span)
+        grey = np.arcsinh(np.clip((image - low) / soft, 0, span / soft)) / np.arcsinh(span / soft)
+        file = io.BytesIO()
+        Image.fromarray(np.rint(255 * grey).astype(np.uint8)).save(file, "jpeg", quality=90)
+        out.append(np.asarray(Image.open(file), np.float32) / 255)
+    return torch.from_numpy(np.stack(out))[:, None]
 
 
 def _answers(model, canvases, pixel_scale, temperatures, n_views) -> dict[str, np.ndarray]:

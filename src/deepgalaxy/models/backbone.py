@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 
 import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..image.preprocess import FRAME_PIXELS
 from . import timm_families
 
 __all__ = ["Encoder"]
@@ -49,22 +51,51 @@ class Encoder(nn.Module):
             raise ModelError(f"stride = {stride}: backbone {backbone} has features at strides "
                              f"{sorted(set(reductions))}; choose one of them")
         index = max(i for i, r in enumerate(reductions) if r == stride)
-        self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=(index,), pretrained=pretrained)
+        try:
+            self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=(index,),
+                                     pretrained=pretrained)
+        except OSError as error:
+            raise ModelError(f"backbone = {backbone}: pretrained: timm's weights are not in its cache and cannot be "
+                             f"fetched ({str(error).splitlines()[0][:80]}); set pretrained: false, or fetch them once "
+                             "where there is a network") from None
         self.stride, self.channels = stride, channels
         self.neck = nn.Conv2d(self.body.feature_info.channels()[-1], channels, 1)
-        # What comes after the stride still runs in some families; it is cut off here, once it is seen to be unused.
-        # Some backbones answer with channels last, which is seen here too.
         self.eval()
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                probe = self.body(torch.rand(1, 3, 4 * stride, 4 * stride))[0]
-                _cut_unused(self.body, probe)
+                self._answers_channels_last = self._probe(backbone)
         except (AssertionError, RuntimeError) as error:
             raise ModelError(f"backbone = {backbone}: does not take images of any size ({error}); choose a "
                              "convolutional one") from None
-        self._answers_channels_last = probe.shape[1] != self.neck.in_channels
         self.memory_format = _memory_format(self.body)
         self.train()
+
+    def _probe(self, backbone: str) -> bool:
+        """See that a frame gives the maps it should, and drop what they do not need; whether channels come last.
+
+        What comes after the stride still runs in some families: it is cut off, unless that changes the maps.
+        """
+        frame = torch.rand(1, 3, FRAME_PIXELS, FRAME_PIXELS)
+        maps = self.body(frame)[0]
+        channels_last = maps.shape[1] != self.neck.in_channels
+        cells, expected = tuple(maps.shape[1:3] if channels_last else maps.shape[2:]), -(-FRAME_PIXELS // self.stride)
+        if cells != (expected, expected):
+            raise ModelError(f"backbone = {backbone}: its maps at stride {self.stride} are {cells[0]}x{cells[1]} of a "
+                             f"frame of {FRAME_PIXELS}, not {expected}x{expected}; choose another")
+        maps.sum().backward()
+        used = {name for name, parameter in self.body.named_parameters() if parameter.grad is not None}
+        whole = copy.deepcopy(self.body)
+        _cut_unused(self.body)
+        try:
+            same = torch.equal(self.body(frame)[0], maps)
+        except RuntimeError:
+            same = False
+        if not same:  # a block that is passed by in part
+            self.body = whole
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(name in used)
+            parameter.grad = None
+        return channels_last
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Activation maps of grey images."""
@@ -75,10 +106,8 @@ class Encoder(nn.Module):
         return self.neck(maps)  # -> (B, C, h, w)
 
 
-def _cut_unused(body: nn.Module, output: torch.Tensor) -> None:
-    """Drop the trailing blocks that the output does not depend on, and freeze what is left without a gradient."""
-    output.sum().backward()
-
+def _cut_unused(body: nn.Module) -> None:
+    """Drop the trailing blocks that got no gradient."""
     def unused(module):
         parameters = list(module.parameters())
         return bool(parameters) and all(p.grad is None for p in parameters)
@@ -87,9 +116,6 @@ def _cut_unused(body: nn.Module, output: torch.Tensor) -> None:
         if isinstance(module, nn.Sequential):
             while len(module) > 1 and unused(module[-1]):
                 del module[-1]
-    for parameter in body.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
 
 
 def _memory_format(body: nn.Module) -> torch.memory_format:

@@ -26,6 +26,7 @@ class Learnt:
     scale: float = 0.5  #: share of the images whose scale was told
     untrained: tuple[str, ...] = ()  #: labels whose weight was 0
     z: bool = True  #: the VAE and its labels had a weight
+    images: bool = True  #: what is reconstructed had a weight
     framing: str = "content"  #: one of `preprocess.FRAMINGS`: how pictures were framed
 
     @property
@@ -49,6 +50,8 @@ class Learnt:
             texts.append("this model was trained without the size of a pixel, and does not use it")
         if self.scale == 1 and not scale_known:
             texts.append("this model was always told the size of a pixel: without it, its answers mean little")
+        if not self.images:
+            texts.append("this model was not trained to reconstruct: no picture without sky and stars")
         if not self.z:
             texts.append("the latent space of this model was not trained: look-alikes are found by their looks alone")
         return texts
@@ -76,7 +79,8 @@ class Weights:
         loss = recipe.get("loss", {})
         untrained = tuple(sorted(name for name, weight in loss.get("labels", {}).items() if weight == 0))
         latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
-        return Learnt(loss.get("scale_known", 0.5), untrained, any(loss.get(name, 1) != 0 for name in latent),
+        images = any(loss.get(name, 1) != 0 for name in ("reconstruction", "latent_reconstruction"))
+        return Learnt(loss.get("scale_known", 0.5), untrained, any(loss.get(name, 1) != 0 for name in latent), images,
                       recipe.get("framing", "content"))
 
 

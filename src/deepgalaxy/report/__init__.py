@@ -77,6 +77,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.0f} %"
 
 
+def coverage_error(n_encounters: int) -> float:
+    """Standard error of a coverage of 68 % on so many encounters, whose images err together: its upper limit."""
+    return math.sqrt(0.68 * 0.32 / max(n_encounters, 1))
+
+
 def likely_stage(story) -> tuple[str, float]:
     """The most probable stage and its probability."""
     return max(story.stage.items(), key=lambda item: item[1]) if story.stage else ("?", math.nan)

@@ -9,6 +9,7 @@ from rich.text import Text
 from ..inference.story import UNUSUAL, Story
 from ..labels import LABELS
 from . import (
+    coverage_error,
     familiarity_sentence,
     likely_stage,
     number,
@@ -111,7 +112,8 @@ def _cells(story: Story) -> list[Text | str]:
 def evaluation_table(result: dict) -> Table:
     """Errors and coverage, and below them how the model does otherwise."""
     table = Table("label", "images", "median |error|", "guessing", "68 % covers", "95 % covers",
-                  title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters")
+                  title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters (so many know "
+                        f"a coverage of 68 % to ± {percent(coverage_error(result['n_encounters']))})")
     for part in ("clean", "realism", "realism_without_scale"):
         for name, v in result[part].items():
             if "median_abs_error" in v:

@@ -72,13 +72,14 @@ def calibrate(model: str | Path, data, n_images: int = 4096, output: str | Path 
     output : the calibrated weights; without it, `model` itself is changed.
     """
     weights, dataset = load_weights(model), open_data(data)
-    held = np.random.default_rng(1).permutation(not_trained_on(weights, dataset))
+    held = np.random.default_rng(1).permutation(not_trained_on(weights, dataset))[:n_images]
     realism, of = _realism_of(weights), weights.learnt
-    temperatures = fit_temperatures(weights.model, dataset, held[:n_images], realism, of.n_views(8), of.framing,
+    temperatures = fit_temperatures(weights.model, dataset, held, realism, of.n_views(8), of.framing,
                                     of.never_told)
     correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, of.n_views(4),
                                   of.framing, of.never_told)
-    update_metadata(model, output, temperatures=temperatures, correlation=correlation)
+    update_metadata(model, output, temperatures=temperatures, correlation=correlation,
+                    calibration_encounters=sorted({dataset.identities[g] for g in dataset.group[held]}))
     return temperatures
 
 

@@ -59,7 +59,7 @@ class DirectForces:
             rows = max(1, _PAIRS // n)
             for start in range(0, n, rows):
                 target, half_e2 = x[start:start + rows], self._half_e2[start:start + rows]
-                distance2 = (half_e2[:, None] + self._half_e2).clone()
+                distance2 = half_e2[:, None] + self._half_e2
                 for axis in range(3):
                     distance2 += (target[:, axis, None] - x[:, axis]) ** 2
                 inverse = distance2.rsqrt_()

@@ -59,7 +59,8 @@ def approach(primary: Galaxy, secondary: Galaxy, pericentre: float, orbital_ener
     SimulationError
         If a bound orbit never was so far out that it took so long to come in.
     """
-    log_separation, potential = (lambda d, w: (np.log(d), w))(*mutual_potential(primary, secondary))
+    separation, potential = mutual_potential(primary, secondary)
+    log_separation = np.log(separation)
 
     def w(r):
         return np.interp(np.log(r), log_separation, potential)

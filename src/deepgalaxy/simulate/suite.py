@@ -147,9 +147,9 @@ def _sobol(suite: SuiteConfig) -> Iterator[dict]:
     n = 2 ** int(np.ceil(np.log2(max(design.n_encounters, 2))))
     # The orbit and the orientations are one sequence, what came later another, so that older suites stay as they were.
     # Of the latter the axes after those of the former are taken: the same axes of two scrambled sequences go together.
-    d = 4 if design.galaxies_follow_orbits else 13
-    points, galaxies = (qmc.Sobol(d=d, scramble=True, rng=np.random.default_rng(seed)).random(n)[:design.n_encounters]
-                        for d, seed in ((9, design.seed), (d, [design.seed, 1])))
+    points, galaxies = (
+        qmc.Sobol(d=axes, scramble=True, rng=np.random.default_rng(seed)).random(n)[:design.n_encounters]
+        for axes, seed in ((9, design.seed), (4 if design.galaxies_follow_orbits else 13, [design.seed, 1])))
     galaxies = galaxies[:, -4:]
     for i, (u, v) in enumerate(zip(points, galaxies, strict=True)):
         mass_ratio = design.mass_ratio.at(u[0])

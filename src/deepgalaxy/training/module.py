@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from torch.optim.swa_utils import AveragedModel
 
 from ..config import Config
+from ..errors import ModelError
 from ..image.observation import image_seeds, light_from_stored, observe_frames, told_or_asked
 from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
@@ -107,6 +108,9 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch, _):
         parts = self.head_losses(**batch) if "features" in batch else self.losses(**batch)
         total = sum(parts.values())
+        if not torch.isfinite(total):
+            raise ModelError(f"the loss is {float(total)} at step {self.global_step}: nothing of it is kept; lower "
+                             "optimiser.learning_rate, or run 'deepgalaxy check' on the data")
         self.log_dict({"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}},
                       on_step=False, on_epoch=True, sync_dist=True, batch_size=len(next(iter(batch.values()))))
         return total

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..models.deepgalaxy import DeepGalaxy
 from .fit import fit, leave, read_recipe, world
 
 __all__ = ["main"]
@@ -21,18 +22,18 @@ def main(recipe: str) -> None:
     """
     config = read_recipe(recipe)
     fit(config, say=lambda text: None)
-    share = _allreduce_seconds()
+    seconds = _allreduce_seconds(sum(p.numel() for p in DeepGalaxy(config.model).parameters()))
     if world()[0] == 0:
         output = Path(config.output)
         last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
         step = config.batch_size / last["images_per_second"]
         (output / "scaling.json").write_text(json.dumps({
             "images_per_second": last["images_per_second"], "input_wait": last["input_wait"],
-            "allreduce": share / step}))
+            "allreduce": seconds / step}))
     leave()
 
 
-def _allreduce_seconds(n_parameters: int = 2_850_000) -> float:
+def _allreduce_seconds(n_parameters: int) -> float:
     """Median time of summing one gradient over all workers; 0 for one."""
     import torch
     import torch.distributed as dist
