@@ -261,6 +261,14 @@ def test_empty_primary_with_an_extension_uses_the_extension(tmp_path):
     assert picture.flags == []
 
 
+def test_an_image_named_sci_comes_before_masks_and_errors(tmp_path):
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.zeros((40, 60), np.int16), name="DQ"),
+            fits.ImageHDU(sky() * 2.0, name="ERR"), fits.ImageHDU(sky() * 1.0, name="SCI")]
+    picture = sound(reader.read(write_fits(tmp_path / "m.fits", *hdus)))
+    np.testing.assert_array_equal(picture.pixels, sky())
+    assert picture.flags == ["several images in the file: SCI is used; choose with --ext"]
+
+
 @pytest.mark.parametrize("ext, factor", [(None, 1), (1, 1), ("1", 1), (2, 2), ("err", 2), ("SCI", 1)])
 def test_the_first_of_several_images_is_used_unless_ext_chooses(tmp_path, ext, factor):
     path = write_fits(tmp_path / "m.fits", fits.PrimaryHDU(), fits.ImageHDU(sky(), name="SCI"),

@@ -69,8 +69,8 @@ def _unsigned(file, index, header):
 
 
 def _choose(hdus, ext):
-    """Index of the image that is asked for, or of the first; flags."""
-    seen, images, cubes = [], [], []
+    """Index of the image that is asked for, or of the first, and before it of one named SCI; flags."""
+    seen, images, cubes, science = [], [], [], None
     for index in range(MAX_HDUS):
         try:
             hdu = hdus[index]
@@ -82,8 +82,12 @@ def _choose(hdus, ext):
             n_axes = len(_image_shape(hdu))
             images += [index] * (n_axes == 2)
             cubes += [index] * (n_axes > 2)
-        if len(images) == 2 or (images and ext is not None):
+            if n_axes == 2 and hdu.name == "SCI" and science is None:
+                science = index
+        if images and (ext is not None or science is not None and len(images) > 1):
             break
+    if images and science not in (None, images[0]):
+        return science, ["several images in the file: SCI is used; choose with --ext"]
     if images:
         return images[0], several(ext, len(images))
     if cubes:
