@@ -19,6 +19,7 @@ MAX_ASPECT = 20
 DISPLAY_SIDE = 512          # px
 _PADDING = 0.01             # of all pixels: from there on a region of one value at a corner is padding
 _SKY = 0.75                 # of all pixels: above it, it is the sky that was cut off
+_STEP = 0.02                # of the range: less than this beside it is a smooth sky in few levels
 _RIM = 4                    # px beside padding that tell the sky
 
 
@@ -72,7 +73,7 @@ def picture(name, values, invalid=None, display=None, scale=None, flags=()):
         pixels[mask] = np.median(pixels[~mask])
     if pixels.min() == pixels.max():
         raise ImageError("is constant, there is no light to measure; give another image")
-    _fill_padding(pixels, flags)
+    _fill_padding(pixels, mask, flags)
     display = _stretched(pixels) if display is None else display
     return Picture(name, pixels, mask, _small(display), scale, flags)
 
@@ -99,7 +100,7 @@ def _fill_holes(pixels, mask, flags):
     return outside
 
 
-def _fill_padding(pixels, flags):
+def _fill_padding(pixels, mask, flags):
     """Where one value fills a corner, as beside a rotated picture or a mosaic, put the sky that lies next to it.
 
     Filled, and not masked: of a picture whose sky was cut off at black this may be the sky, and what lies next is
@@ -108,24 +109,25 @@ def _fill_padding(pixels, flags):
     from scipy.ndimage import binary_dilation, label
 
     regions = []
-    for value in {float(pixels[y, x]) for y in (0, -1) for x in (0, -1)}:
-        pieces, _ = label(pixels == value)
+    for value in {float(pixels[y, x]) for y in (0, -1) for x in (0, -1) if not mask[y, x]}:
+        pieces, _ = label((pixels == value) & ~mask)
         sizes = np.bincount(pieces.ravel())
         regions += [pieces == piece for piece in np.unique(_edge(pieces))
                     if piece > 0 and sizes[piece] > _PADDING * pixels.size]
     if not regions:
         return
-    padded, low, high, seen = np.logical_or.reduce(regions), pixels.min(), pixels.max(), False
+    padded, step = np.logical_or.reduce(regions), _STEP * (pixels.max() - pixels.min())
     if padded.mean() > _SKY:
         return
+    filled = 0
     for region in regions:
-        rim = binary_dilation(region, iterations=_RIM) & ~padded
-        if rim.any():
-            sky, value = np.median(pixels[rim]), pixels[region][0]
+        rim = binary_dilation(region, iterations=_RIM) & ~padded & ~mask
+        if rim.any() and abs((sky := np.median(pixels[rim])) - pixels[region][0]) > step:
             pixels[region] = sky
-            seen |= abs(sky - value) > 0.02 * (high - low)
-    if seen:
-        flags.append(f"{100 * padded.mean():.2g} % of the picture is padding of one value: taken as the sky beside it")
+            filled += region.sum()
+    if filled:
+        flags.append(f"{100 * filled / pixels.size:.2g} % of the picture is padding of one value: taken as the sky "
+                     "beside it")
 
 
 def _edge(image):
