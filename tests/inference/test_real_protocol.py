@@ -75,7 +75,7 @@ def test_odd_tables_make_a_page_and_a_table(loud, folder):
     from deepgalaxy.report.terminal import real_table
 
     (folder / "real.csv").write_text("file,name,time_since_pericentre_myr,time_err\n"
-                                     "a.png,$\\bad{$ x,5000,-1\nb.png,NGC [/b],9,2\nc.png,Arp 299 [vv 118],,\n")
+                                     "a.png,$\\bad{$ x,5000,-1\nb.png,NGC [/b],4000,2\nc.png,Arp 299 [vv 118],,\n")
     result, stories = evaluate_real(loud, folder)
     assert [row["published_error"] for row in result["images"]] == [None, 2.0, None]
     assert "NGC [/b]" in write_real(result, stories, folder / "out").read_text()
