@@ -236,6 +236,14 @@ def test_a_sky_that_was_cut_off_at_black_is_left_alone():
     assert picture.flags == []
 
 
+@pytest.mark.parametrize("sigmas", [0.05, 0.4, 0.6])  # 52, 65 and 73 % of the sky are black, and hang together
+def test_a_noisy_sky_that_was_cut_off_within_its_noise_is_no_padding(sigmas):
+    values = np.maximum(noisy(size=240) - 50 - sigmas, 0) * 40
+    picture = sound(reader.from_array(values.clip(0, 255).astype(np.uint8)))
+    np.testing.assert_array_equal(picture.pixels, values.clip(0, 255).astype(np.uint8))
+    assert picture.flags == []
+
+
 @pytest.mark.parametrize("factor", [1e40, 1e-40, -1e200])
 def test_values_beyond_float32_keep_their_contrast(tmp_path, factor):
     path = write_fits(tmp_path / "erg.fits", fits.PrimaryHDU(sky() * factor))

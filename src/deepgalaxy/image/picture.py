@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import ImageError
 
-__all__ = ["MAX_PIXELS", "Picture", "check_shape", "colour", "inflates_past", "picture", "quiet", "several"]
+__all__ = ["MAX_PIXELS", "Picture", "check_shape", "colour", "eight_bits", "inflates_past", "picture", "quiet",
+           "several"]
 
 MAX_PIXELS = 64 * 2**20     # 8192 x 8192: 256 MiB as float32
 MIN_SIDE = 16               # px; below this there is nothing to measure
@@ -106,14 +107,19 @@ def _fill_padding(pixels, mask, flags):
     Filled, and not masked: of a picture whose sky was cut off at black this may be the sky, and what lies next is
     nearly black too.
     """
-    from scipy.ndimage import binary_dilation, label
+    from scipy.ndimage import binary_dilation, binary_erosion, label
 
     regions = []
     for value in {float(pixels[y, x]) for y in (0, -1) for x in (0, -1) if not mask[y, x]}:
-        pieces, _ = label((pixels == value) & ~mask)
-        sizes = np.bincount(pieces.ravel())
+        same = (pixels == value) & ~mask
+        # Padding is solid; in a noisy sky that was cut off, each black pixel has others beside it.
+        solid = binary_erosion(same, np.ones((3, 3)), border_value=1)
+        if solid.mean() < _PADDING / 2:
+            continue
+        pieces, n = label(same)
+        sizes, inner = (np.bincount(pieces[where], minlength=n + 1) for where in (same, solid))
         regions += [pieces == piece for piece in np.unique(_edge(pieces))
-                    if piece > 0 and sizes[piece] > _PADDING * pixels.size]
+                    if piece > 0 and sizes[piece] > _PADDING * pixels.size and inner[piece] > 0.5 * sizes[piece]]
     if not regions:
         return
     padded, step = np.logical_or.reduce(regions), _STEP * (pixels.max() - pixels.min())
@@ -148,19 +154,24 @@ def colour(name, array, flags=()):
 
 
 def _stretched(pixels):
-    """Asinh stretch in grey, y downwards: the sky at about a tenth, the brightest 0.2 % white."""
+    """A display (H', W', 3), y downwards."""
     from PIL import Image
 
     height, width = pixels.shape
     step = max(1, math.ceil(max(height, width) / DISPLAY_SIDE))
-    small = np.asarray(Image.fromarray(pixels).reduce(step))[::-1]
-    low, sky, high = np.percentile(small, [1, 50, 99.8])
+    grey = eight_bits(np.asarray(Image.fromarray(pixels).reduce(step))[::-1])
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def eight_bits(pixels):
+    """Asinh stretch (H, W) uint8: the sky at about a tenth, the brightest 0.2 % white."""
+    low, sky, high = np.percentile(pixels, [1, 50, 99.8])
     if high <= low:
-        low, high = small.min(), small.max()
+        low, high = pixels.min(), pixels.max()
     span = max(float(high) - float(low), 1e-38)
     soft = max(float(sky) - float(low), 0.01 * span)
-    grey = np.arcsinh(np.clip((small - low) / soft, 0, span / soft)) / np.arcsinh(span / soft)
-    return np.repeat(np.rint(255 * grey).astype(np.uint8)[..., None], 3, axis=2)
+    grey = np.arcsinh(np.clip((pixels - low) / soft, 0, span / soft)) / np.arcsinh(span / soft)
+    return np.rint(255 * grey).astype(np.uint8)
 
 
 def _small(display):

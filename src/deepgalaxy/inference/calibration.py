@@ -9,6 +9,7 @@ import torch
 
 from ..data.datamodule import read_images
 from ..data.reader import Dataset
+from ..data.schema import LOG_SURFACE_DENSITY
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
 from ..labels import HEADS, LABELS
@@ -101,7 +102,7 @@ def fit_correlation(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, re
 
 def light_of(dataset, index) -> torch.Tensor:
     """Linear light (B, 1, H, W) of images of a data set; a DatasetError names a bad one."""
-    return light_from_stored(torch.from_numpy(read_images(dataset, index)), dataset.quantity == "log10_surface_density")
+    return light_from_stored(torch.from_numpy(read_images(dataset, index)), dataset.quantity == LOG_SURFACE_DENSITY)
 
 
 def _observe(dataset, index, realism, seed, framing):

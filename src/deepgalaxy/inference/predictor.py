@@ -259,8 +259,8 @@ def _stage_flags(stage: dict) -> list[str]:
 
 
 def _name(image) -> str:
-    if isinstance(image, (str, os.PathLike)):
-        return str(image)
+    if isinstance(image, (str, bytes, os.PathLike)):
+        return os.fsdecode(image)
     return image.name if isinstance(image, Picture) else "array" if isinstance(image, np.ndarray) else repr(image)[:80]
 
 

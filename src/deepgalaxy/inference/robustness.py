@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..image.picture import eight_bits
 from ..image.preprocess import cut_frames, find_frames, stretch
 from ..labels import LABELS
 from ..models.deepgalaxy import DeepGalaxy
@@ -55,15 +56,11 @@ def robustness(model: DeepGalaxy, canvases: torch.Tensor, pixel_scale: torch.Ten
 
 
 def _as_jpeg(canvases: torch.Tensor) -> torch.Tensor:
-    """The pictures (B, 1, S, S) as people put them on a page: sky at a tenth, asinh, 8 bits, quality 90."""
+    """The pictures (B, 1, S, S) as people put them on a page, quality 90."""
     out = []
-    for image in canvases[:, 0].double().numpy():
-        low, sky, high = np.quantile(image, [0.01, 0.5, 0.999])
-        span = max(high - low, 1e-30)
-        soft = max(sky - low, 0.01 * span)
-        grey = np.arcsinh(np.clip((image - low) / soft, 0, span / soft)) / np.arcsinh(span / soft)
+    for image in canvases[:, 0].numpy():
         file = io.BytesIO()
-        Image.fromarray(np.rint(255 * grey).astype(np.uint8)).save(file, "jpeg", quality=90)
+        Image.fromarray(eight_bits(image)).save(file, "jpeg", quality=90)
         out.append(np.asarray(Image.open(file), np.float32) / 255)
     return torch.from_numpy(np.stack(out))[:, None]
 

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from ..config import Config
+from ..data.schema import LOG_SURFACE_DENSITY
 from ..data.splits import split_by_encounter, split_random
 from ..errors import ConfigError, DatasetError, ModelError
 from ..files import shipped, write_whole
@@ -194,7 +195,7 @@ def _module(config: TrainConfig, dataset, steps_per_epoch: int, n_validation: in
     torch.manual_seed(config.seed)
     return TrainingModule(config.model, config.loss, config.optimiser, config.realism,
                           total_steps=config.epochs * steps_per_epoch, seed=config.seed,
-                          logarithmic=dataset.quantity == "log10_surface_density", n_validation=n_validation,
+                          logarithmic=dataset.quantity == LOG_SURFACE_DENSITY, n_validation=n_validation,
                           framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
 
 
