@@ -20,7 +20,6 @@ MAX_ASPECT = 20
 DISPLAY_SIDE = 512          # px
 _PADDING = 0.01             # of all pixels: from there on a region of one value at a corner is padding
 _SKY = 0.75                 # of all pixels: above it, it is the sky that was cut off
-_STEP = 0.02                # of the range: less than this beside it is a smooth sky in few levels
 _RIM = 4                    # px beside padding that tell the sky
 
 
@@ -122,13 +121,19 @@ def _fill_padding(pixels, mask, flags):
                     if piece > 0 and sizes[piece] > _PADDING * pixels.size and inner[piece] > 0.5 * sizes[piece]]
     if not regions:
         return
-    padded, step = np.logical_or.reduce(regions), _STEP * (pixels.max() - pixels.min())
+    padded = np.logical_or.reduce(regions)
     if padded.mean() > _SKY:
         return
     filled = 0
     for region in regions:
-        rim = binary_dilation(region, iterations=_RIM) & ~padded & ~mask
-        if rim.any() and abs((sky := np.median(pixels[rim])) - pixels[region][0]) > step:
+        beside = pixels[binary_dilation(region, iterations=_RIM) & ~padded & ~mask]
+        levels = np.unique(beside)
+        if len(levels) < 2:
+            continue
+        sky = np.median(beside)
+        noise, level = np.median(np.abs(beside - sky)), np.diff(levels).min()
+        # One level beside another is a smooth sky in few of them.
+        if abs(sky - pixels[region][0]) > max(0.5 * noise, 1.5 * level):
             pixels[region] = sky
             filled += region.sum()
     if filled:
