@@ -299,13 +299,14 @@ def test_evaluation_page_shows_figures_and_plots(tmp_path):
               "reconstruction": {"ssim_fcae": 0.912, "ssim_vae": None},
               "neighbours": {"median_abs_dt_5": np.float32(41), "median_abs_dt_shown": 40.0}}
     figures["stage"] = {"accuracy": 0.8, "confusion": (np.diag([5, 0, 3, 2, 0, 0]) + np.eye(6, k=1)).tolist()}
+    result["realism_without_scale"] = {"frame_side": {"unit": "kpc", "median_abs_error": 19.984}}
     result["robustness"] = {"mirrored": {label.name: {"within": 0.934} for label in LABELS}}
     result["confusion"] = {"camera": [[3, 1], [0, 4]]}
     page = write_evaluation(result, {"clean": samples}, tmp_path)
     assert {p.name for p in tmp_path.glob("confusion_*.png")} == {"confusion_stage_clean.png", "confusion_camera.png"}
     html = page.read_text("utf-8")
     assert page.name == "evaluation.html" and "&lt;b&gt;unseen" in html and "<b>unseen" not in html
-    for text in ("300 images", "9 encounters", "12.3 Myr", "67.1 %", "0.912", ">41<", "shown first", "Mass ratio",
+    for text in ("300 images", "9 encounters", "12.3 Myr", "67.1 %", "0.912", ">41<", "20.0 kpc", "shown first", "Mass ratio",
                  "93 %", "taken for what: stage clean"):
         assert text in html, text
     assert "http" not in html and html.count('class="plot"') == 3

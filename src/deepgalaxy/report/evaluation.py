@@ -265,7 +265,7 @@ def _show(label: Label, name: str, value) -> str:
         return f"{100 * value:.1f} %"
     if name == "rank_test_p":
         return f"{value:.2f}" if value >= 0.01 else "< 0.01"
-    return f"{value:.3f}" if label.log else f"{value:.1f}{unit(label)}"
+    return f"{value:.1f}{unit(label)}" if unit(label) else f"{value:.3f}"
 
 
 _BODY = """\
