@@ -306,8 +306,8 @@ def test_evaluation_page_shows_figures_and_plots(tmp_path):
     assert {p.name for p in tmp_path.glob("confusion_*.png")} == {"confusion_stage_clean.png", "confusion_camera.png"}
     html = page.read_text("utf-8")
     assert page.name == "evaluation.html" and "&lt;b&gt;unseen" in html and "<b>unseen" not in html
-    for text in ("300 images", "9 encounters", "12.3 Myr", "67.1 %", "0.912", ">41<", "20.0 kpc", "shown first", "Mass ratio",
-                 "93 %", "taken for what: stage clean"):
+    for text in ("300 images", "9 encounters", "12.3 Myr", "67.1 %", "0.912", ">41<", "20.0 kpc", "shown first",
+                 "Mass ratio", "93 %", "taken for what: stage clean"):
         assert text in html, text
     assert "http" not in html and html.count('class="plot"') == 3
     with Image.open(tmp_path / "evaluation_clean.png") as image:
