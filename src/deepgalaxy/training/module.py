@@ -109,8 +109,8 @@ class TrainingModule(lightning.LightningModule):
         parts = self.head_losses(**batch) if "features" in batch else self.losses(**batch)
         total = sum(parts.values())
         if not torch.isfinite(total):
-            raise ModelError(f"the loss is {float(total)} at step {self.global_step}: nothing of it is kept; lower "
-                             "optimiser.learning_rate, or run 'deepgalaxy check' on the data")
+            raise ModelError(f"the loss is {float(total.detach())} at step {self.global_step}: nothing of it is kept; "
+                             "lower optimiser.learning_rate, or run 'deepgalaxy check' on the data")
         self.log_dict({"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}},
                       on_step=False, on_epoch=True, sync_dist=True, batch_size=len(next(iter(batch.values()))))
         return total
