@@ -220,6 +220,42 @@ def test_stars_are_the_types_2_3_4_of_gadget_and_4_of_swift(tmp_path):
     assert len(read_stars(swift(tmp_path / "s.hdf5", parts)).masses) == 400  # 2 is dark matter, 3 are sinks
 
 
+@pytest.mark.parametrize("write", [gadget, swift])
+@pytest.mark.parametrize("corner", [(0, 0, 0), (-15, 0, 80), (90, -3, -1)])
+@pytest.mark.parametrize("side", [140, 35000 / 0.6774])  # single precision rounds some of the latter beyond the box
+def test_a_pair_across_the_edge_of_a_periodic_box_is_made_whole(tmp_path, write, corner, side):
+    x, m = pair(60_000)
+    there = (x + corner) % side
+    path = write(tmp_path / "a.hdf5", {4: (there, m)})
+    with h5py.File(path, "r+") as f:
+        per_kpc = f["PartType4/Coordinates"][:].max() / there.max()
+        f["Header"].attrs["BoxSize"] = np.full(3 if write is swift else 1, side * per_kpc)
+    found = read_stars(path).positions
+    np.testing.assert_allclose(found - found[0], x - x[0], atol=1e-6 * side + 1e-4)
+    if write is swift and side == 140:
+        with h5py.File(path, "r+") as f:
+            f.require_group("Parameters").attrs["InitialConditions:periodic"] = b"0"
+        np.testing.assert_allclose(read_stars(path).positions, there, atol=1e-6 * side)
+
+
+def test_the_box_counts_where_the_first_file_of_several_holds_no_stars(tmp_path):
+    x, m = pair()
+    for k, part in enumerate(({1: (x[:9], m[:9])}, {4: ((x - [15, 0, 0]) % 100, m)})):
+        gadget(tmp_path / f"snap.{k}.hdf5", part, NumFilesPerSnapshot=2, BoxSize=100.0,
+               NumPart_Total=np.array([0, 9, 0, 0, len(x), 0], np.uint32))
+    found = read_stars(tmp_path / "snap.0.hdf5").positions
+    np.testing.assert_allclose(found - found[0], x - x[0], atol=1e-4)
+
+
+def test_positions_stay_where_no_box_is_periodic(tmp_path):
+    x, m = pair()
+    # Beyond the box; in a box without a size; across more than half of it.
+    for shift, stretch, box in ((0, 1, 100.0), (200, 1, 0.0), (50, 3, 180.0)):
+        there = x * stretch + shift
+        path = gadget(tmp_path / "a.hdf5", {4: (there, m)}, BoxSize=box)
+        np.testing.assert_allclose(read_stars(path).positions, there, atol=1e-3)
+
+
 def test_wind_of_arepo_is_no_star(tmp_path):
     x, m = pair()
     file = arepo(tmp_path / "s.hdf5", {4: (x, m)})

@@ -74,13 +74,14 @@ def read_stars(path: str | Path, types: Sequence[int] | None = None,
     """
     source = one_line(path)
     snapshot, parts = _read_file(path, types, units, smoothing)
-    total = snapshot.total
+    total, boxes = snapshot.total, [snapshot.box]
     for other in _files_beside(Path(path), snapshot.n_files):
         beside, more = _read_file(other, types, units, smoothing)
         if (beside.n_files, beside.time, beside.total) != (snapshot.n_files, snapshot.time, total):
             raise DatasetError(f"{beside.source}: is of another snapshot than {source} (another Time, NumPart_Total or "
                                "NumFilesPerSnapshot in its header); fetch them again")
         parts += more
+        boxes.append(beside.box)
     parts = [part for part in parts if len(part.masses)]
     if not parts:
         looked = ", ".join(f"PartType{k}" for k in types or _STAR_TYPES[snapshot.code])
@@ -88,8 +89,8 @@ def read_stars(path: str | Path, types: Sequence[int] | None = None,
     lengths = None
     if all(part.smoothing is not None for part in parts):
         lengths = np.concatenate([part.smoothing for part in parts])
-    stars = Stars(np.concatenate([part.positions for part in parts]), np.concatenate([part.masses for part in parts]),
-                  lengths)
+    positions = _gathered(np.concatenate([part.positions for part in parts]), next(filter(np.any, boxes), None))
+    stars = Stars(positions, np.concatenate([part.masses for part in parts]), lengths)
     _refuse_nonsense(stars, source)
     return stars
 
@@ -138,6 +139,7 @@ class _Snapshot:
         self.time = self._number("Time")
         self.total = tuple(self._of_type("NumPart_Total", k) for k in range(6))
         self.units = dict(zip(("length", "mass"), units, strict=True)) if units else None
+        self.box: np.ndarray | None = None  #: (3,) kpc, once coordinates were read; None if the file has none
         self.expands, self.scale_factor, self.hubble = self._cosmology()
 
     def stars(self, number: int, with_smoothing: bool) -> Stars | None:
@@ -157,7 +159,8 @@ class _Snapshot:
         if expected is not None and expected != n:
             raise DatasetError(f"{self.source}: PartType{number} has {n} particles, its header says {expected:.0f}; "
                                "the snapshot is not whole, fetch it again")
-        positions = coordinates[()] * self._to_physical("length", coordinates)
+        kpc = self._to_physical("length", coordinates)
+        positions, self.box = coordinates[()] * kpc, self._box(kpc)
         masses = self._masses(group, number, n)
         smoothing = self._smoothing(group, n) if with_smoothing else None
         if group.id.links.exists(b"GFM_StellarFormationTime"):
@@ -184,6 +187,17 @@ class _Snapshot:
 
     def _member(self, group: h5py.Group, name: str) -> h5py.Dataset:
         return member(group, name, self.source, LOSSY_FILTERS)
+
+    def _box(self, kpc: float) -> np.ndarray | None:
+        """Sides (3,) of the box in kpc; one number is that of a cube."""
+        sides = np.ravel(np.asarray(self._attributes[0].get("BoxSize", ())))
+        parameters = self._group("Parameters")
+        if parameters is not None and _text(parameters.attrs.get("InitialConditions:periodic", b"1")) == "0":  # SWIFT
+            return None
+        if sides.dtype.kind not in "fiu" or len(sides) not in (1, 3):
+            return None
+        sides = np.broadcast_to(sides.astype(float) * kpc, 3)
+        return sides if np.isfinite(sides).all() and (sides > 0).all() else None
 
     def _masses(self, group: h5py.Group, number: int, n: int) -> np.ndarray:
         if group.id.links.exists(b"Masses"):
@@ -294,6 +308,25 @@ def _text(value) -> str:
     value = np.ravel(np.asarray(value))
     first = value[0] if len(value) else ""
     return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+
+
+def _gathered(positions: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+    """Positions (N, 3) with the pair whole, where it lies across the edge of a periodic box with these sides.
+
+    Where the stars leave more than half of a side free, counted around the edge, they are cut apart there. Few files
+    say whether their box is periodic: positions beyond it, or a box that is filled, stay as they are.
+    """
+    slack = 1e-5 * box if box is not None else 0  # of single precision
+    if box is None or (positions < -slack).any() or (positions > box + slack).any():
+        return positions
+    positions = positions.copy()
+    for axis, side in enumerate(box):
+        x = np.sort(positions[:, axis])
+        gaps = np.append(np.diff(x), x[0] + side - x[-1])
+        widest = int(np.argmax(gaps))
+        if gaps[widest] > 0.5 * side and widest < len(x) - 1:
+            positions[positions[:, axis] <= x[widest], axis] += np.float32(side)
+    return positions
 
 
 def _refuse_nonsense(stars: Stars, source: str) -> None:
