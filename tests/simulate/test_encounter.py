@@ -67,7 +67,7 @@ def test_energy_and_angular_momentum_are_conserved(encounter):
     assert encounter.parameters["angular_momentum_drift"] < 0.01
 
 
-def test_where_energy_drifts_forces_are_made_more_exact(tmp_path, monkeypatch):
+def test_where_energy_drifts_forces_are_made_more_exact_and_steps_shorter(tmp_path, monkeypatch):
     """A dense secondary that falls through the primary, with a tree that is opened late."""
     config = EncounterConfig(name="dense", size_ratio=0.3, pericentre=2, start_time=40, resolution=Resolution(
         n_particles=8192, opening_angle=1.2, first_time=-30, last_time=60))
@@ -77,7 +77,8 @@ def test_where_energy_drifts_forces_are_made_more_exact(tmp_path, monkeypatch):
     (tmp_path / "dense.h5").unlink()
     files.append(Encounter.read(simulate_to_file(config.to_json(), str(tmp_path))))
     assert files[1].parameters["energy_drift"] < 0.0012
-    assert [json.loads(f.config)["resolution"]["opening_angle"] for f in files] == [1.2, 0.7]
+    resolutions = [json.loads(f.config)["resolution"] for f in files]
+    assert [(r["opening_angle"], r["step_factor"]) for r in resolutions] == [(1.2, 0.45), (0.7, 0.25)]
 
 
 def test_a_corner_of_the_grid_is_conserved(tmp_path):

@@ -22,8 +22,8 @@ from .snapshot import MAX_DRIFT, CannotWrite, Encounter, stages
 
 __all__ = ["EncounterConfig", "Resolution", "simulate"]
 
-#: Of the tree, where the usual one let the energy drift too far.
-_FINE_OPENING_ANGLE = 0.7
+#: Where the usual ones let the energy drift too far: forces are to blame, or steps in the passage of dense nuclei.
+_FINER = {"opening_angle": 0.7, "step_factor": 0.25}
 
 #: A nucleus is found by the stars of its bulge.
 _FEWEST_IN_BULGE = 64
@@ -40,6 +40,8 @@ class Resolution(Config):
     softening_stars: float = Field(0.25, gt=0, le=5, description="kpc, Plummer-equivalent")
     softening_halo: float = Field(0.55, gt=0, le=5, description="kpc, Plummer-equivalent")
     opening_angle: float = Field(0.95, gt=0, le=1.2, description="of the tree")
+    step_factor: float = Field(0.45, gt=0, le=1, description="time step over sqrt(2 softening / acceleration) of the "
+                               "percent of the particles where it is shortest")
     snapshot_interval: float = Field(10.0, gt=0, le=100, description="Myr")
     first_time: float = Field(-150.0, description="Myr since the first pericentre, of the first "
                               "snapshot kept")
@@ -161,7 +163,7 @@ def simulate(config: EncounterConfig, on_snapshot: Callable[[float, Particles], 
     conservation = Conservation()
     snapshots, track = [], []
     pericentre_time = None
-    for step in evolve(particles, r.snapshot_interval, r.opening_angle, conservation, device):
+    for step in evolve(particles, r.snapshot_interval, r.opening_angle, conservation, device, r.step_factor):
         if np.isfinite(step.separation):
             track.append((step.time, step.separation))
         if step.is_snapshot:
@@ -211,7 +213,8 @@ def simulate_to_file(config_json: str, folder: str, gadget: bool = False, device
     """What a worker runs: one encounter into its file; returns the path.
 
     With `gadget`, all its snapshots come into the folder `NAME` first, so that what has its file is complete.
-    An encounter whose energy drifts by more than MAX_DRIFT is run again with more exact forces; its file says so.
+    An encounter whose energy drifts by more than MAX_DRIFT is run again with more exact forces and shorter steps; its
+    file says so.
     """
     config = EncounterConfig.parse(json.loads(config_json))
     path = Path(folder) / f"{config.name}.h5"
@@ -222,16 +225,17 @@ def simulate_to_file(config_json: str, folder: str, gadget: bool = False, device
         return str(path)
     whole = path.with_suffix("") if gadget else None
     encounter = _simulate(config, whole, device)
-    if encounter.parameters["energy_drift"] > MAX_DRIFT and device == "cpu" and _can_be_finer(config.resolution):
-        finer = config.resolution.model_copy(update={"opening_angle": _FINE_OPENING_ANGLE})
+    if encounter.parameters["energy_drift"] > MAX_DRIFT and (finer := _finer(config.resolution)) != config.resolution:
         encounter = _simulate(config.model_copy(update={"resolution": finer}), whole, device)
     encounter.write(path)
     return str(path)
 
 
-def _can_be_finer(resolution: Resolution) -> bool:
-    """Is the tree to blame for a drift? Few particles drift by their own encounters."""
-    return resolution.n_particles >= 8192 and resolution.opening_angle > _FINE_OPENING_ANGLE
+def _finer(resolution: Resolution) -> Resolution:
+    """What may drift less; few particles drift by their own encounters, whatever the forces and steps."""
+    if resolution.n_particles < 8192:
+        return resolution
+    return resolution.model_copy(update={name: min(value, getattr(resolution, name)) for name, value in _FINER.items()})
 
 
 def _simulate(config: EncounterConfig, folder: Path | None, device: str) -> Encounter:

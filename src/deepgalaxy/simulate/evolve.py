@@ -49,9 +49,9 @@ class Conservation:
             float(np.linalg.norm(momentum - momentum0) / np.linalg.norm(momentum0)))
 
 
-def time_step(softening: np.ndarray, acceleration: np.ndarray, snapshot_interval: float) -> float:
-    """0.45 times the 1 % quantile of sqrt(2 softening / a), rounded down to a divisor of the interval, Myr."""
-    wanted = 0.45 * np.sqrt(2 * float(np.quantile(_ease(softening, acceleration), 0.01)))
+def time_step(softening: np.ndarray, acceleration: np.ndarray, snapshot_interval: float, factor: float = 0.45) -> float:
+    """`factor` times the 1 % quantile of sqrt(2 softening / a), rounded down to a divisor of the interval, Myr."""
+    wanted = factor * np.sqrt(2 * float(np.quantile(_ease(softening, acceleration), 0.01)))
     return snapshot_interval / np.ceil(snapshot_interval / wanted)
 
 
@@ -109,7 +109,7 @@ def _without(a, x, common, spin, centre):
 
 
 def evolve(particles: Particles, snapshot_interval: float, opening_angle: float = 0.95,
-           conservation: Conservation | None = None, device: str = "cpu") -> Iterator[Step]:
+           conservation: Conservation | None = None, device: str = "cpu", step_factor: float = 0.45) -> Iterator[Step]:
     """Integrate for as long as the caller asks for more; yields after every step, the start first.
 
     Parameters
@@ -118,6 +118,7 @@ def evolve(particles: Particles, snapshot_interval: float, opening_angle: float 
     opening_angle : of the tree, on the CPU.
     conservation : keeps the books at snapshots.
     device : "cpu", or "cuda" for forces of all pairs on a GPU.
+    step_factor : of `time_step`.
 
     Kick-drift-kick leapfrog with one global step, so that snapshots fall on multiples of
     snapshot_interval (Myr). It is halved as soon as the accelerations demand it, as at a close
@@ -135,7 +136,7 @@ def evolve(particles: Particles, snapshot_interval: float, opening_angle: float 
         return conserve_momenta(p.positions, p.masses, acceleration), potential
 
     acceleration, potential = force()
-    dt = time_step(p.softening, acceleration, snapshot_interval)
+    dt = time_step(p.softening, acceleration, snapshot_interval, step_factor)
     start, n = 0.0, 0
     while True:
         time = start + n * dt
@@ -144,10 +145,10 @@ def evolve(particles: Particles, snapshot_interval: float, opening_angle: float 
             start, n = round(time / snapshot_interval) * snapshot_interval, 0
             if conservation is not None:
                 conservation.record(p, potential)
-            demanded = time_step(p.softening, acceleration, snapshot_interval)
+            demanded = time_step(p.softening, acceleration, snapshot_interval, step_factor)
             if not 0.9 * dt <= demanded <= 1.3 * dt:  # slack keeps the step from dithering between two divisors
                 dt = demanded
-        elif time_step(p.softening, acceleration, snapshot_interval) < 0.65 * dt:
+        elif time_step(p.softening, acceleration, snapshot_interval, step_factor) < 0.65 * dt:
             dt, n = 0.5 * dt, 2 * n
         # Every second step tells the pericentre well enough; all of them would take 3 % of the time.
         separation = _separation(p.positions, bulges) if n % 2 == 0 or len(bulges) != 2 else np.nan
