@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import DatasetError
-from deepgalaxy.inference.calibration import fit_correlation
+from deepgalaxy.inference.calibration import _honest, fit_correlation
 from deepgalaxy.labels import LABELS
 from deepgalaxy.models.deepgalaxy import Encoding
 from deepgalaxy.models.weights import load_weights
@@ -24,6 +24,15 @@ class Ignorant:
 
     def encode(self, frames):
         return Encoding(torch.zeros(len(frames), 1, 2, 2), torch.zeros(len(frames), 4), torch.zeros(len(frames), 4))
+
+
+def test_many_truths_say_how_wide_intervals_are_and_few_leave_it_to_the_likelihood():
+    grid = np.geomspace(0.4, 3.0, 41)
+    errors = 1.3 * np.random.default_rng(0).standard_normal(4000)
+    levels = [ndtr(errors / t) for t in grid]  # a normal posterior of this width
+    for n_truths, wanted in ((4000, 1.3), (1, 1.0)):
+        assert _honest(grid, levels, 1.0, n_truths) == pytest.approx(wanted, rel=0.06)
+    assert 1.05 < _honest(grid, levels, 1.0, 100) < 1.3
 
 
 def test_correlation_of_errors_is_that_of_the_truths_for_a_model_that_knows_nothing(tmp_path):

@@ -45,13 +45,14 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
                      n_views: int = 8, framing: str = "content", never_told: bool = False) -> dict[str, float]:
     """Two temperatures per label, with the scale told and not, so that central intervals cover what they promise.
 
-    Every image is shown with its scale told and without, to a model that is `never_told` only so. The geometric mean is
-    taken of the temperature of least mean squared difference between the promised and the found coverage at 50, 68, 90
-    and 95 %, and of that of the highest likelihood: the first alone is noisy where a posterior hardly depends on its
-    temperature, the second alone makes intervals of time too wide.
+    Every image is shown with its scale told and without, to a model that is `never_told` only so. What is promised
+    at 50, 68, 90 and 95 % is compared with what is found, as exactly as so many different truths tell it (a ratio
+    is one number per encounter); the temperature of the highest likelihood, within 15 %, is what is believed where
+    they do not. Alone, the first is noisy where a posterior hardly depends on its temperature, and the second makes
+    intervals of time too wide, for the sake of the few that are far off.
     """
-    grid = np.geomspace(0.4, 3.0, 31)
-    levels, surprise = {}, {}
+    grid = np.geomspace(0.4, 3.0, 41)
+    levels, surprise, truths = {}, {}, {}
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
         seen = _observe(dataset, index, realism, 98, framing)
@@ -63,19 +64,29 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
             for label in HEADS:
                 truth = dataset.labels[label.column][index] if label.column else 100 * 10 ** seen.scale.numpy()
                 known = np.isfinite(truth) & (np.isfinite(scale.numpy()) | (end == UNTOLD))
+                truths.setdefault(label.name + end, []).append(truth[known])
                 bins = np.clip(label.position(truth[known]).astype(int), 0, label.n_bins - 1)
                 for t in grid if known.any() else ():
                     p = sum(torch.softmax(one[label.name][known] / t, dim=1) for one in logits) / len(logits)
                     at = (label.name + end, t)
                     levels.setdefault(at, []).append(coverage_level(label, p.numpy(), truth[known]))
                     surprise.setdefault(at, []).append(-np.log(p.numpy()[np.arange(len(bins)), bins] + 1e-9))
-    misses, surprises = {}, {}
-    for (name, t), u in levels.items():
-        found = np.mean(np.abs(np.concatenate(u)[:, None] - 0.5) < np.array(_LEVELS) / 2, axis=0)
-        misses.setdefault(name, {})[t] = float(np.mean((found - _LEVELS) ** 2))
-        surprises.setdefault(name, {})[t] = float(np.mean(np.concatenate(surprise[name, t])))
-    return {name: float(np.sqrt(min(of, key=of.get) * min(surprises[name], key=surprises[name].get)))
-            for name, of in misses.items()}
+    surprises: dict[str, dict[float, float]] = {}
+    for (name, t), values in surprise.items():
+        surprises.setdefault(name, {})[t] = float(np.mean(np.concatenate(values)))
+    return {name: _honest(grid, [np.concatenate(levels[name, t]) for t in grid], min(of, key=of.get),
+                          len(np.unique(np.concatenate(truths[name])))) for name, of in surprises.items()}
+
+
+def _honest(grid: np.ndarray, levels: list[np.ndarray], likeliest: float, n_truths: int) -> float:
+    """The temperature of the grid that covers as promised, but for what n truths do not tell; see `fit_temperatures`.
+
+    levels : at each temperature, where in its posterior each truth lies.
+    """
+    promised = np.array(_LEVELS)
+    found = np.array([np.mean(np.abs(u[:, None] - 0.5) < promised / 2, axis=0) for u in levels])
+    miss = np.mean((found - promised) ** 2 / (promised * (1 - promised)), axis=1) * n_truths
+    return float(grid[np.argmin(miss + (np.log(grid / likeliest) / 0.15) ** 2)])
 
 
 def fit_correlation(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
