@@ -70,8 +70,9 @@ def test_help_lists_every_command(run):
     ([], ""), (["nonsense"], "nonsense"), (["predict"], "IMAGE"), (["predict", "a.png", "--nonsense"], "--nonsense"),
     (["predict", "a.png", "--kpc-per-pixel", "much"], "kpc"), (["predict", "a.png", "--kpc-per-pixel", "-1"], "kpc"),
     (["predict", "a.png", "--arcsec-per-pixel", "1"], "needs redshift"),
-    (["evaluate", "--protocol", "other"], "other"), (["simulate", "no.yaml", "-o", "runs"], "no.yaml"),
-    (["check", "no.h5"], "no.h5")])
+    (["evaluate", "--protocol", "other"], "other"),
+    (["evaluate", "--data", "a.h5", "--encounters", "20"], "encounters = 20"),
+    (["simulate", "no.yaml", "-o", "runs"], "no.yaml"), (["check", "no.h5"], "no.h5")])
 def test_bad_usage_is_status_2_and_says_what(run, tmp_path, arguments, words):
     done = run(*arguments, cwd=tmp_path)
     assert done.status == 2 and done.out == "" and words in done.err and "Traceback" not in done.err
@@ -225,6 +226,18 @@ def test_calibrated_on_other_images_a_library_keeps_its_own(chain, run, tiny_dat
     done = run("index", "--model", tmp_path / "model.safetensors", "--references", model, "--data", tiny_dataset,
                "-o", tmp_path / "no")
     assert done.status == 2 and "was made with another model" in done.err and not (tmp_path / "no").exists()
+
+
+def test_the_best_match_is_simulated_anew_where_the_library_knows_how(chain, run, tiny_model, png, tmp_path):
+    done = run("predict", png, "--model", chain[0] / "model" / "model.safetensors", "--twin", "--report", tmp_path)
+    assert done.status == 0 and "twin: 100/100" in done.err, done.err
+    page = (tmp_path / "index.html").read_text()
+    assert page.count('<figure class="twin" data-stars="') == 1 and "<script>" in page
+
+    done = run("predict", png, "--model", tiny_model / "model.safetensors", "--twin", "--report", tmp_path)
+    assert done.status == 1 and "no twin" in done.err and "does not say how" in done.err, done.err
+    page = (tmp_path / "index.html").read_text()
+    assert 'class="twin"' not in page and "<script>" not in page and png.name in page
 
 
 def test_a_library_of_encounters_that_are_new_to_the_model_knows_what_is_familiar(run, tiny_model, other_dataset, png,

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from deepgalaxy.errors import DeepGalaxyError
-from deepgalaxy.inference.story import QUANTILES, Match, Story
+from deepgalaxy.inference.story import QUANTILES, Match, Story, Twin
 from deepgalaxy.labels import LABELS, STAGES
 from deepgalaxy.report import (
     familiarity_sentence,
@@ -255,6 +255,47 @@ def test_page_opens_in_a_browser(tmp_path):
     with Image.open(shot) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape == (2000, 1280, 3) and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
+
+
+def with_twin(story: Story, n_times=9) -> Story:
+    """Two galaxies that part along the frame's right: the primary stays, the secondary flies out by 2 kpc a step."""
+    rng = np.random.default_rng(5)
+    places = rng.normal(0, 1, (n_times, 60, 3)).astype(np.float32)
+    places[:, 40:, 0] += 10 + 2 * np.arange(n_times)[:, None]
+    story.twin = Twin("wide:encounter_0007", -40.0 + 10 * np.arange(n_times), places,
+                      np.repeat([0, 1], [40, 20]).astype(np.int8), at=3, side=60.0, agreement=0.9)
+    story.frame_box = np.array([[70, 50], [70, 10], [30, 10], [30, 50.0]])  # the frame's right is the picture's up
+    return story
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the PATH")
+def test_the_twin_stands_beside_the_picture_as_it_lies_there(tmp_path):
+    page = write_report([with_twin(make_story("a.png")), make_story("b.png", 1)], tmp_path)
+    text = page.read_text()
+    assert text.count('class="twin"') == 1
+    # The canvas says what it shows: where the light of each galaxy is, in its own pixels.
+    probe = """<script>setTimeout(() => {
+      const canvas = document.querySelector(".twin canvas"), n = canvas.width;
+      const pixels = canvas.getContext("2d").getImageData(0, 0, n, n).data, at = [[0, 0, 0], [0, 0, 0]];
+      for (let i = 0; i < n * n; i++) for (const k of [0, 1]) {
+        const light = Math.max(0, (1 - 2 * k) * (pixels[4 * i] - pixels[4 * i + 2]));
+        at[k][0] += light; at[k][1] += light * (i % n) / n; at[k][2] += light * Math.floor(i / n) / n;
+      }
+      document.title = JSON.stringify(at.map(sums => [sums[1] / sums[0], sums[2] / sums[0]]));
+    }, 400)</script>"""
+    page.write_text(text.replace("</body>", probe + "</body>"))
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=1000",
+         "--window-size=1280,3000", "--dump-dom", page.as_uri()],
+        check=True, capture_output=True, text=True, timeout=120)
+    assert "Uncaught" not in done.stderr, done.stderr
+    assert "<output>−10 Myr</output>" in done.stdout
+    first, second = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
+    # 16 kpc of a frame of 60, of which the canvas shows 1.2 times as much; upwards in the picture.
+    assert first == pytest.approx([0.5, 0.5], abs=0.02)
+    assert second == pytest.approx([0.5, 0.5 - 16 / 60 / 1.2], abs=0.02)
 
 
 # the terminal

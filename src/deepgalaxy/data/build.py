@@ -92,7 +92,7 @@ def _write_pieces(writer: DatasetWriter, pieces, config: RenderConfig) -> str | 
     try:
         first, encounter, cameras = next(pieces)
         shape = (len(encounter.time), config.n_pixels, config.n_pixels)
-        with writer.encounter(encounter.name, encounter.parameters, len(cameras), shape, encounter.stage,
+        with writer.encounter(encounter.name, encounter.attributes, len(cameras), shape, encounter.stage,
                               encounter.separation) as write:
             write(first, cameras)
             for first, _, cameras in pieces:

@@ -32,8 +32,12 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deepgalaxy"
 
 
-def held_out_dataset() -> Path:
+def held_out_dataset(n_encounters: int | None = None) -> Path:
     """The data set of the shipped recipe's held-out encounters; made in minutes if it is not in the cache.
+
+    Parameters
+    ----------
+    n_encounters : instead of the recipe's; the first ones are always the same.
 
     Raises
     ------
@@ -41,7 +45,10 @@ def held_out_dataset() -> Path:
         If an encounter fails, or the cache cannot be written.
     """
     recipe = resources.files("deepgalaxy") / "shipped" / "held_out.yaml"
-    config = _HeldOut.parse(read_yaml(str(recipe)), "held_out.yaml")
+    values = read_yaml(str(recipe))
+    if n_encounters is not None:
+        values["suite"]["design"]["n_encounters"] = n_encounters
+    config = _HeldOut.parse(values, "held_out.yaml")
     made_by = f"{__version__} {ENCOUNTER_VERSION} {schema.FORMAT_VERSION}"
     name = hashlib.sha256(f"{made_by} {config.to_json()}".encode()).hexdigest()[:12]
     folder = cache_folder() / f"held-out-{name}"

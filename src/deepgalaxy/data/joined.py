@@ -39,10 +39,11 @@ class JoinedDataset:
                     raise DatasetError(f"{other.path}: its images have {name} {getattr(other, name)}, those of "
                                        f"{first.path} {getattr(first, name)}; render them alike to train on both")
         self.path, self.shape, self.quantity, self.config = first.path, first.shape, first.quantity, first.config
-        self.groups, self.identities, self.families = [], [], []
+        self.groups, self.identities, self.families, self.attributes = [], [], [], []
         for dataset in self._datasets:
             self.groups += [f"{dataset.path.stem}:{name}" for name in dataset.groups]
             self.identities += dataset.identities
+            self.attributes += dataset.attributes
             self.families += dataset.families  # suites name their encounters alike; such go to the same part
         if len(set(self.identities)) < len(self.identities):
             twice = next(name for name in self.identities if self.identities.count(name) > 1)

@@ -94,6 +94,11 @@ class LabelledEncounter:
                                "'smoothing: neighbours' in labels.yaml")
         return (stars.positions @ self.rotation.T).astype(np.float32), stars.masses, stars.smoothing
 
+    @property
+    def attributes(self) -> dict:
+        """Of its group in a data set."""
+        return self.parameters
+
     def without_stars(self) -> LabelledEncounter:
         """What is left when the pictures are made."""
         return self

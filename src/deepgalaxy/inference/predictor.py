@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,6 +187,29 @@ class Predictor:
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
             reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
         return story
+
+    def simulate_twin(self, story: Story, on_snapshot: Callable[[float], None] | None = None) -> None:
+        """Simulate the first match of a story anew, as `story.twin`; about ten seconds on two cores.
+
+        on_snapshot : called with the share of the run that is done.
+
+        Raises
+        ------
+        LibraryError
+            If there is no match, or the library does not know how it was simulated.
+        ConfigError
+            If the model takes pictures whole: then nothing says where in them the galaxies lie.
+        SimulationError
+            If it cannot be.
+        """
+        from .twin import simulate_twin  # numba is loaded only here
+
+        if self.library is None or not story.matches:
+            raise LibraryError(f"{story.image}: has no look-alike to simulate; a library is needed, and n_matches > 0")
+        if self.learnt.framing != "content":
+            raise ConfigError(f"twin: needs a model that frames pictures by their content, this one takes them "
+                              f"{self.learnt.framing}")
+        story.twin = simulate_twin(self.library, story.matches[0], story.frame, on_snapshot)
 
     def predict_many(self, images: Iterable, **options) -> Iterator[Story | tuple[str, str]]:
         """Stories of many pictures, in their order; (name, error) for one that has none."""

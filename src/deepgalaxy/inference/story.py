@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Match", "QUANTILES", "Story", "UNFAMILIAR", "UNUSUAL"]
+__all__ = ["Match", "QUANTILES", "Story", "Twin", "UNFAMILIAR", "UNUSUAL"]
 
 #: Names and probabilities of the quantiles that are given for every property.
 QUANTILES = {"p05": 0.05, "p16": 0.16, "p50": 0.50, "p84": 0.84, "p95": 0.95}
@@ -25,11 +25,26 @@ class Match:
     view: float  #: angle of the orbital plane to the sky, degrees
     distance: float  #: in the latent space, in units of the library's median distance to the ten nearest
     thumbnail: np.ndarray = field(repr=False, default=None)  #: (P, P) float32 0..1, y upwards, turned as the query
+    row: int = field(repr=False, default=-1)  #: of the library
 
     def to_dict(self) -> dict:
         """What `--json` holds."""
         names = ("encounter", "time_myr", "mass_ratio", "size_ratio", "view", "distance")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Twin:
+    """The encounter behind a look-alike, simulated anew: T snapshots of N stars, in the axes of the picture."""
+
+    encounter: str
+    time: np.ndarray  #: (T,) Myr since the first pericentre, as those of the matches
+    #: (T, N, 3) float32, kpc from the middle of the frame: to its right, upwards, and towards the observer.
+    positions: np.ndarray = field(repr=False)
+    galaxy: np.ndarray = field(repr=False)  #: (N,) int8, 0 primary, 1 secondary, in this order
+    at: int  #: the snapshot that is the look-alike
+    side: float  #: of the frame, kpc
+    agreement: float  #: correlation of its picture, laid on the frame, with the frame, at best 1
 
 
 @dataclass
@@ -53,6 +68,7 @@ class Story:
     distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
     #: Draws (S,) from the joint posterior, one array per label and "kpc_per_pixel"; see `posterior.joint_samples`.
     samples: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
+    twin: Twin | None = None  #: of the first match, if it was asked for
     z: np.ndarray = field(repr=False, default=None)  #: (latent_size,) the latent vector
     display: np.ndarray = field(repr=False, default=None)  #: (H, W, 3) uint8, y downwards: the picture as read
     frame_box: np.ndarray = field(repr=False, default=None)  #: (4, 2) corners x, y of the frame on `display`, pixels

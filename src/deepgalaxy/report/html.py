@@ -36,6 +36,7 @@ from . import (
     scale_sentence,
     short_name,
     shorten,
+    twin,
     unit,
     write_file,
 )
@@ -59,7 +60,8 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
     Returns
     -------
     page : Path
-        The page. It shows pictures inline and links to the figures beside it; about 100 KB per picture.
+        The page. It shows pictures inline and links to the figures beside it; about 100 KB per picture, and 1.5 MB
+        for its twin.
 
     Raises
     ------
@@ -91,7 +93,8 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
         models=list(dict.fromkeys((model_line(story.model), printable(str(story.model.get("sha256") or "")))
                                   for story in good)),
         n_good=len(good), n_bad=len(stories) - len(good), unknowns=_unknowns(good), limits=LIMITS,
-        distance=DISTANCE, quantiles=list(QUANTILES))
+        distance=DISTANCE, quantiles=list(QUANTILES), more_style=Markup(twin.STYLE),
+        script=Markup(twin.SCRIPT) if any(story.twin for story in good) else None)
     return write_file(folder / "index.html", page)
 
 
@@ -136,7 +139,7 @@ def _entry(story: Story, figure: str) -> dict:
         "frame": _thumbnail(story.frame), "reconstruction": _thumbnail(story.reconstruction),
         "matches": [{"name": shorten(short_name(match.encounter), 40), "lines": match_lines(match),
                      "image": _thumbnail(match.thumbnail)} for match in story.matches[:N_MATCHES]],
-        "model": model_line(story.model),
+        "model": model_line(story.model), "twin": twin.twin_data(story),
     }
 
 
@@ -347,7 +350,7 @@ _HEAD = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ page_title }}</title>
-<style>{{ style }}</style>
+<style>{{ style }}{{ more_style }}</style>
 </head>
 <body>
 """
@@ -404,10 +407,25 @@ other, from where we look, and which simulated encounters look the same. Error b
 <a href="#top">back to the table</a>\
 {% if models|length > 1 %} · {{ e.model }}{% endif %}</p>
 <div class="top">
-<div class="see">
+<div class="see{{ " two" if e.twin }}">
 <figure><div class="picture">{{ image(e.picture, "the picture " ~ e.name) }}{{ e.box or "" }}</div>
 <figcaption>The picture as read{% if e.box %}; the box is what the model looks at{% endif %}</figcaption>
 </figure>
+{% if e.twin %}
+<figure class="twin" {{ e.twin.attributes }}>
+<canvas width="400" height="400" tabindex="0" role="application" aria-label="The simulated twin, seen as the picture \
+shows its galaxies; arrow keys turn it"></canvas>
+<div class="controls"><button type="button" name="turn" aria-pressed="false">Turn</button>\
+<button type="button" name="play" aria-pressed="false">Film</button>\
+<button type="button" name="back">As in the picture</button>\
+<input type="range" min="0" step="any" aria-label="time"><output></output></div>
+<noscript><p class="warn">It needs JavaScript to turn.</p></noscript>
+<figcaption>The best match, {{ e.twin.encounter }} at {{ e.twin.time }} Myr, simulated anew and laid on the picture \
+(they agree to {{ e.twin.agreement }}): \
+<span class="first">primary</span>, <span class="second">secondary</span>. A look-alike, not these galaxies \
+themselves; drag to turn it.</figcaption>
+</figure>
+{% endif %}
 <div class="pair">
 <figure class="frame">{{ image(e.frame, "the frame, prepared for the model") }}\
 <figcaption>As the model sees it</figcaption></figure>
@@ -469,4 +487,6 @@ other, from where we look, and which simulated encounters look the same. Error b
 {% endfor %}
 </ul>
 </section>
+{% if script %}<script>{{ script }}</script>
+{% endif %}
 """

@@ -115,7 +115,8 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     write_library(path, z=z, labels={k: v[chosen] for k, v in dataset.labels.items()},
                   encounters=dataset.groups, encounter=dataset.group[chosen], snapshot=dataset.snapshot[chosen],
                   camera=dataset.camera[chosen], thumbnails=thumbnails, usual_features=usual,
-                  unseen_features=features, model_sha256=weights.sha256, config=dataset.config, metric=metric)
+                  unseen_features=features, model_sha256=weights.sha256, config=dataset.config, metric=metric,
+                  configs=[row.get("config") for row in dataset.attributes], view=dataset.view[chosen])
     return len(chosen)
 
 

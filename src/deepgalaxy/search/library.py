@@ -7,6 +7,8 @@ frame as the model sees it.
 from __future__ import annotations
 
 import io
+import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +28,9 @@ _LABELS = ("time", "mass_ratio", "size_ratio", "view_inclination")
 _ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "thumbnails",
            "usual_features", "feature_metric", "unseen_distances",
            "thumbnail_offsets", "pictures", "picture_basis", *_LABELS)
+#: What it takes to simulate an encounter again, where that is known: its configuration, and whence it was seen.
+_ORIGIN = ("configs", "view")
+_MAX_CONFIG = 1 << 16  # bytes of each
 
 #: Candidates that are compared picture by picture, turned and shifted.
 _COMPARED = 48
@@ -50,7 +55,7 @@ def _decode(data: bytes) -> np.ndarray:
 
 def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], encounter, snapshot, camera,
                   thumbnails: list[bytes], usual_features, unseen_features, model_sha256: str, config: str = "{}",
-                  metric=None) -> None:
+                  metric=None, configs: list[str | None] = (), view=None) -> None:
     """Write a library, whole or not at all.
 
     Parameters
@@ -62,6 +67,8 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     usual_features : (M, K) what the classifier sees in many observed images: what is usual.
     unseen_features : (L, K) the same of encounters held out of training, to which new images are compared.
     metric : (D, D), distances are measured in z @ metric; without it, each axis in units of its spread.
+    configs : JSON of the `EncounterConfig` of each of `encounters`, None where there is none.
+    view : (N, 3) unit vectors to the observer, in the axes of the encounter; NaN where not known.
     """
     path = Path(path)
     z = np.asarray(z, np.float16)
@@ -81,7 +88,19 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
         **{name: np.asarray(labels[name], np.float32) for name in _LABELS},
     }
+    if view is not None and any(configs):
+        packed = zlib.compress("\n".join(_one_line_of_json(config) for config in configs).encode(), 9)
+        arrays |= {"view": np.asarray(view, np.float16), "configs": np.frombuffer(packed, np.uint8)}
     _write(path, arrays, encounters, model_sha256, config)
+
+
+def _one_line_of_json(config) -> str:
+    """Anything may stand in a data set under this name; what is no JSON object is left out."""
+    try:
+        tree = json.loads(config) if isinstance(config, str) and len(config) < _MAX_CONFIG else None
+    except ValueError:
+        tree = None
+    return json.dumps(tree, separators=(",", ":")) if isinstance(tree, dict) else ""
 
 
 def _odd(arrays: dict[str, np.ndarray], n_encounters: int) -> str | None:
@@ -91,12 +110,14 @@ def _odd(arrays: dict[str, np.ndarray], n_encounters: int) -> str | None:
     shapes = {"z": (n, axes), "metric": (axes, axes), "usual_features": (features,),
               "feature_metric": (features, features), "unseen_distances": arrays["unseen_distances"].shape[:1],
               "thumbnails": arrays["thumbnails"].shape[:1], "thumbnail_offsets": (n + 1,), "pictures": (n, parts),
-              "picture_basis": (parts, *arrays["picture_basis"].shape[1:2])}
-    whole = {"encounter", "snapshot", "camera", "thumbnails", "thumbnail_offsets"}
+              "picture_basis": (parts, *arrays["picture_basis"].shape[1:2]), "view": (n, 3)}
+    if "configs" in arrays:
+        shapes["configs"] = arrays["configs"].shape[:1]
+    whole = {"encounter", "snapshot", "camera", "thumbnails", "thumbnail_offsets", "configs"}
     for name, values in arrays.items():
         if values.shape != shapes.get(name, (n,)) or values.dtype.kind not in ("iu" if name in whole else "f"):
             return name
-        if name not in whole and name not in _LABELS and not np.isfinite(values).all():
+        if name not in whole and name not in (*_LABELS, "view") and not np.isfinite(values).all():
             return name
     offsets = arrays["thumbnail_offsets"]
     if (np.diff(offsets) <= 0).any() or offsets[0] != 0 or offsets[-1] != len(arrays["thumbnails"]):
@@ -184,6 +205,7 @@ class Library:
         self.index = LatentIndex(self._z, arrays["metric"])
         self._basis = PictureBasis(arrays["picture_basis"])
         self._pictures = arrays["pictures"].astype(np.float32)
+        self._configs: list[str] | None = None  # unpacked when first asked for
 
     def _read(self, path: Path) -> dict[str, np.ndarray]:
         again = "make it again with 'deepgalaxy index'"
@@ -192,7 +214,7 @@ class Library:
                 if f.attrs.get("format") != FORMAT or f.attrs.get("format_version") != FORMAT_VERSION:
                     raise LibraryError(f"{path}: is no library of this version of deepgalaxy; {again}")
                 self.model_sha256, self.config = f.attrs["model_sha256"], f.attrs["config"]
-                arrays = read_arrays(f, (*_ARRAYS, "encounters"))
+                arrays = read_arrays(f, (*_ARRAYS, *(name for name in _ORIGIN if name in f), "encounters"))
                 self.encounters = arrays.pop("encounters").tobytes().decode().split("\n")
         except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
             raise LibraryError(f"{path}: damaged library, or none at all ({str(error)[:100]}); {again}") from None
@@ -202,6 +224,33 @@ class Library:
 
     def __len__(self):
         return len(self.encounter)
+
+    def origin(self, row: int) -> tuple[str, np.ndarray]:
+        """JSON of the `EncounterConfig` behind a reference image, and the unit vector (3,) to its observer.
+
+        Raises
+        ------
+        LibraryError
+            If the library does not hold them: it was made of pictures of another program, or before libraries did.
+        """
+        if self._configs is None and all(name in self.arrays for name in _ORIGIN):
+            try:
+                packed, most = self.arrays["configs"].tobytes(), _MAX_CONFIG * len(self.encounters)
+                text = zlib.decompressobj().decompress(packed, most)
+                self._configs = text.decode().split("\n")
+            except (zlib.error, UnicodeDecodeError):
+                self._configs = []
+            if len(self._configs) != len(self.encounters):
+                self._configs = []
+        number, view = int(self.encounter[row]), self.arrays.get("view")
+        config = self._configs[number] if number < len(self._configs or ()) else ""
+        named = bool(config) and json.loads(config).get("name") == self.encounters[number].rpartition(":")[2]
+        if not named or not np.isfinite(view[row]).all():
+            raise LibraryError(f"{self.path}: does not say how {self.encounters[number]} was simulated; render its "
+                               "suite into a new file with this version, and make the library again with 'deepgalaxy "
+                               "index'")
+        direction = view[row].astype(float)
+        return config, direction / max(np.linalg.norm(direction), 1e-6)
 
     def thumbnail(self, row: int) -> np.ndarray:
         """(64, 64) float32 0..1, y upwards."""
@@ -313,7 +362,7 @@ class Library:
     def _match(self, row: int, distance: float, picture: np.ndarray) -> Match:
         values = {name: float(self.labels[name][row]) for name in _LABELS}
         return Match(self.encounters[self.encounter[row]], values["time"], values["mass_ratio"],
-                     values["size_ratio"], values["view_inclination"], distance, picture.copy())
+                     values["size_ratio"], values["view_inclination"], distance, picture.copy(), row)
 
 
 def _score(relative, agreement, picture_weight):

@@ -50,6 +50,11 @@ class Encounter:
         """
         return self.positions[t], self.masses, None
 
+    @property
+    def attributes(self) -> dict:
+        """Of its group in a data set: its parameters, and what it takes to simulate it again."""
+        return {**self.parameters, "config": self.config}
+
     def without_stars(self) -> Encounter:
         """What is left when the pictures are made: labels and parameters."""
         return replace(self, positions=self.positions[:0])

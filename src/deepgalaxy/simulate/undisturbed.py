@@ -53,6 +53,11 @@ class Undisturbed:
         return f"{self.encounter.name}-{self.kind}"
 
     @property
+    def attributes(self) -> dict:
+        """Of its group in a data set."""
+        return self.parameters
+
+    @property
     def time(self) -> np.ndarray:
         """(n,) Myr of the snapshots that the galaxies are taken from, about a pericentre that plays no part."""
         return np.array([self.encounter.time[self._snapshot(t)] for t in range(self.n)], np.float32)
