@@ -119,3 +119,15 @@ def test_a_library_that_does_not_know_its_encounters_says_so(tmp_path, encounter
             "does not say how suite:pair was simulated"
         with pytest.raises(LibraryError, match=words):
             simulate_twin(library, match(library, 0), frames[0])
+
+
+def test_the_shipped_library_knows_how_its_encounters_were_simulated(shipped):
+    library = shipped.library
+    _, rows = np.unique(library.encounter, return_index=True)
+    for row in rows[::20]:
+        source, direction = library.origin(row)
+        config = EncounterConfig.from_json(source)
+        assert config.mass_ratio == pytest.approx(library.labels["mass_ratio"][row], rel=1e-4)
+        assert config.size_ratio == pytest.approx(library.labels["size_ratio"][row], rel=1e-4)
+        inclination = np.degrees(np.arccos(min(abs(direction[2]), 1)))
+        assert inclination == pytest.approx(library.labels["view_inclination"][row], abs=2)
