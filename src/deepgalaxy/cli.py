@@ -120,13 +120,11 @@ def predict(images: Images, report: Annotated[Path | None, typer.Option("--repor
     if not no_report and any(not isinstance(s, tuple) for s in stories):
         from .report.html import write_report
 
-        folder = report if report is not None else Path("deepgalaxy-report")
-        page = write_report(stories, folder)
-        if twin:  # the page is there, whatever happens to the twins
-            without = _simulate_twins(predictor, stories)
-            page = write_report(stories, folder)
-        say(f"report: {page}")
-        if twin and without:
+        try:
+            without = _simulate_twins(predictor, stories) if twin else 0
+        finally:  # the page is written, whatever happens to the twins
+            say(f"report: {write_report(stories, report if report is not None else Path('deepgalaxy-report'))}")
+        if without:
             raise typer.Exit(1)
     _exit(stories)
 

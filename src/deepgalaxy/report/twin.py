@@ -185,9 +185,12 @@ function show(figure) {
   new IntersectionObserver(seen => { visible = seen[0].isIntersecting; }).observe(figure);
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) { waiting = 2; move("turn"); }
 }
-// A page may have many: each is unpacked when it first comes into view.
+// A page may have many: all but the first are unpacked when they come near, or are to be printed.
+const waiting = new Set(document.querySelectorAll(".twin"));
+const unpack = figure => { if (waiting.delete(figure)) show(figure); };
 const watch = window.IntersectionObserver && new IntersectionObserver(seen => {
-  for (const { target, isIntersecting } of seen) if (isIntersecting) { watch.unobserve(target); show(target); }
-}, { rootMargin: "200px" });
-for (const figure of document.querySelectorAll(".twin")) if (watch) watch.observe(figure); else show(figure);
+  for (const { target, isIntersecting } of seen) if (isIntersecting) { watch.unobserve(target); unpack(target); }
+}, { rootMargin: "1500px" });
+[...waiting].forEach((figure, k) => { if (k && watch) watch.observe(figure); else unpack(figure); });
+addEventListener("beforeprint", () => [...waiting].forEach(unpack));
 """.replace("FIELD", str(_FIELD)).replace("REACH", str(_REACH)).replace("SMOOTHING", str(_MAX_SMOOTHING))
