@@ -15,7 +15,8 @@ import deepgalaxy.models.weights as weights_module
 from deepgalaxy.errors import ModelError
 from deepgalaxy.labels import HEADS, LABELS, STAGES
 from deepgalaxy.models.backbone import Encoder
-from deepgalaxy.models.classifier import Depthwise, soft_targets
+from deepgalaxy.models.blocks import Depthwise
+from deepgalaxy.models.classifier import soft_targets
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
 from deepgalaxy.models.losses import class_targets, image_loss, kl_divergence, label_loss, ssim
 from deepgalaxy.models.vae import VAE
@@ -160,6 +161,24 @@ def test_unknown_backbone_is_answered_with_the_nearest_names():
 def test_wrong_stride_is_answered_with_those_there_are():
     with pytest.raises(ModelError, match=r"stride = 12: .*\[2, 4, 8, 16, 32\]"):
         Encoder("resnet18", 12, 8)
+    with pytest.raises(ModelError, match=r"stride = 2: .*\[2, 4, 8, 16, 32\], not at 1; set fine_depth: 0"):
+        Encoder("resnet18", 2, 8, fine_depth=1)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv4_conv_small", "vgg16", "convnext_atto", "mobilenetv4_hybrid_medium"])
+def test_blocks_at_half_the_stride_do_nothing_at_first_and_then_see_finer(backbone):
+    torch.manual_seed(0)
+    plain, finer = Encoder(backbone, 16, 8).eval(), Encoder(backbone, 16, 8, fine_depth=2).eval()
+    missing, unexpected = finer.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("fine") for name in missing)
+    for shape in ((112, 112), (121, 90)):
+        image = torch.rand(1, 1, *shape)
+        with torch.no_grad():
+            torch.testing.assert_close(finer(image), plain(image), rtol=1e-5, atol=1e-5)
+    torch.nn.init.normal_(finer.fine_neck.weight)
+    finer(image).square().sum().backward()
+    assert all(p.grad is not None for p in finer.parameters() if p.requires_grad)
+    assert (finer(image) - plain(image)).abs().max() > 0.01
 
 
 def test_backbone_without_a_pyramid_is_one_line():

@@ -433,6 +433,15 @@ def test_a_recipe_without_a_model_takes_that_of_its_start(straight, data, tmp_pa
     assert weights.model.config == load_weights(path).model.config != ModelConfig()
 
 
+def test_what_a_recipe_does_not_say_of_the_model_is_that_of_its_start(straight, data, tmp_path):
+    _, path, _ = straight
+    tree = {"name": "on", "data": str(data), "output": str(tmp_path / "run"), "start_from": str(path), "epochs": 1,
+            "images_per_epoch": 8, "batch_size": 4, "validation_share": 0.3, "split_seed": straight[0].seed,
+            "model": {"n_classes": 8}}
+    weights = load_weights(fit(TrainConfig.parse(tree), say=lambda line: None))
+    assert weights.model.config == load_weights(path).model.config.model_copy(update={"n_classes": 8})
+
+
 def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
     config, path, _ = straight
     deeper = config.model.model_copy(update={"classifier_depth": 5})
@@ -445,10 +454,17 @@ def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
     maps, scale = torch.randn(3, config.model.channels, 8, 8), torch.zeros(3)
     for name, logits in theirs.classify(maps, scale).items():
         torch.testing.assert_close(ours.classify(maps, scale)[name], logits, rtol=1e-4, atol=1e-4)
+    finer = grown.model_copy(update={"output": str(tmp_path / "finer"), "model": config.model.model_copy(
+        update={"fine_depth": 2})})
+    ours, theirs = load_weights(fit(finer, say=lambda line: None)).model, load_weights(path).model
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    image = torch.randn(3, 1, 64, 64)
+    torch.testing.assert_close(ours.encode(image).maps, theirs.encode(image).maps, rtol=1e-4, atol=1e-4)
     classes = grown.model_copy(update={"output": str(tmp_path / "classes"), "model": config.model.model_copy(
         update={"n_classes": 8})})
     assert load_weights(fit(classes, say=lambda line: None)).model.config.n_classes == 8
-    less = grown.model_copy(update={"start_from": str(tmp_path / "run" / "model.safetensors"), "model": config.model,
+    less = grown.model_copy(update={"start_from": str(tmp_path / "run" / "model.safetensors"), "model":
+                                    config.model.model_copy(update={"classifier_depth": 3}),
                                     "output": str(tmp_path / "less")})
     with pytest.raises(ModelError, match="classifier_depth 5, not 3"):
         fit(less, say=lambda line: None)

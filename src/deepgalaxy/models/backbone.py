@@ -6,11 +6,13 @@ import copy
 import difflib
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ModelError
 from ..image.preprocess import FRAME_PIXELS
 from . import timm_families
+from .blocks import Block, zeroed
 
 __all__ = ["Encoder"]
 
@@ -18,12 +20,16 @@ __all__ = ["Encoder"]
 class Encoder(nn.Module):
     """A timm backbone up to a stride, and a 1x1 neck: the picture's activation maps.
 
+    Small backbones hardly look at the picture before they shrink it; residual blocks at half the stride, whose result
+    is added to the maps, see what is finer than a cell.
+
     Parameters
     ----------
     backbone : any name of timm with a feature pyramid.
     stride : pixels of the image per cell of the maps.
     channels : of the maps.
     pretrained : load timm's published weights (needs them in its cache).
+    fine_depth : residual blocks at half the stride.
 
     Raises
     ------
@@ -31,7 +37,8 @@ class Encoder(nn.Module):
         If timm has no such backbone, or the backbone has no features at this stride.
     """
 
-    def __init__(self, backbone: str, stride: int, channels: int, pretrained: bool = False):
+    def __init__(self, backbone: str, stride: int, channels: int, pretrained: bool = False,
+                 fine_depth: int = 0):
         super().__init__()
         create_model = timm_families.creator(backbone, pretrained)
         if create_model is None:
@@ -47,12 +54,15 @@ class Encoder(nn.Module):
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(f"backbone = {backbone}: has no feature pyramid ({error}); choose another") from None
         reductions = pyramid.feature_info.reduction()
-        if stride not in reductions:
-            raise ModelError(f"stride = {stride}: backbone {backbone} has features at strides "
-                             f"{sorted(set(reductions))}; choose one of them")
-        index = max(i for i, r in enumerate(reductions) if r == stride)
+        strides = [stride // 2, stride] if fine_depth else [stride]
+        for wanted in reversed(strides):
+            if wanted not in reductions:
+                raise ModelError(f"stride = {stride}: backbone {backbone} has features at strides "
+                                 f"{sorted(set(reductions))}" + ("; choose one of them" if wanted == stride else
+                                                                 f", not at {wanted}; set fine_depth: 0"))
+        levels = tuple(max(i for i, r in enumerate(reductions) if r == wanted) for wanted in strides)
         try:
-            self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=(index,),
+            self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=levels,
                                      pretrained=pretrained)
         except OSError as error:
             raise ModelError(f"backbone = {backbone}: pretrained: timm's weights are not in its cache and cannot be "
@@ -60,6 +70,11 @@ class Encoder(nn.Module):
                              "where there is a network") from None
         self.stride, self.channels = stride, channels
         self.neck = nn.Conv2d(self.body.feature_info.channels()[-1], channels, 1)
+        self.fine = self.fine_neck = None
+        if fine_depth:
+            width = self.body.feature_info.channels()[0]
+            self.fine = nn.Sequential(*(Block(width) for _ in range(fine_depth)))
+            self.fine_neck = zeroed(nn.Conv2d(2 * width, channels, 1))
         self.eval()
         try:
             with torch.inference_mode(False), torch.enable_grad():
@@ -76,18 +91,19 @@ class Encoder(nn.Module):
         What comes after the stride still runs in some families: it is cut off, unless that changes the maps.
         """
         frame = torch.rand(1, 3, FRAME_PIXELS, FRAME_PIXELS)
-        maps = self.body(frame)[0]
+        features = self.body(frame)
+        maps = features[-1]
         channels_last = maps.shape[1] != self.neck.in_channels
         cells, expected = tuple(maps.shape[1:3] if channels_last else maps.shape[2:]), -(-FRAME_PIXELS // self.stride)
         if cells != (expected, expected):
             raise ModelError(f"backbone = {backbone}: its maps at stride {self.stride} are {cells[0]}x{cells[1]} of a "
                              f"frame of {FRAME_PIXELS}, not {expected}x{expected}; choose another")
-        maps.sum().backward()
+        sum(level.sum() for level in features).backward()
         used = {name for name, parameter in self.body.named_parameters() if parameter.grad is not None}
         whole = copy.deepcopy(self.body)
         _cut_unused(self.body)
         try:
-            same = torch.equal(self.body(frame)[0], maps)
+            same = all(map(torch.equal, self.body(frame), features))
         except RuntimeError:
             same = False
         if not same:  # a block that is passed by in part
@@ -100,10 +116,15 @@ class Encoder(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Activation maps of grey images."""
         image = image.expand(-1, 3, -1, -1).contiguous(memory_format=self.memory_format)
-        maps = self.body(image)[0]  # (B, 3, H, W) -> (B, K, h, w)
+        features = self.body(image)  # (B, 3, H, W) -> (B, K, h, w), before it one of twice the size where asked for
         if self._answers_channels_last:
-            maps = maps.permute(0, 3, 1, 2)
-        return self.neck(maps)  # -> (B, C, h, w)
+            features = [level.permute(0, 3, 1, 2) for level in features]
+        maps = self.neck(features[-1])  # -> (B, C, h, w)
+        if self.fine is None:
+            return maps
+        fine, cells = self.fine(features[0]), maps.shape[2:]
+        pooled = torch.cat([F.adaptive_avg_pool2d(fine, cells), F.adaptive_max_pool2d(fine, cells)], dim=1)
+        return maps + self.fine_neck(pooled)
 
 
 def _cut_unused(body: nn.Module) -> None:

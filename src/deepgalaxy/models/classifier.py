@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..labels import HEADS, STAGES, Label
+from .blocks import Block, zeroed
 
-__all__ = ["Classifier", "Depthwise", "Heads", "soft_targets"]
+__all__ = ["Classifier", "Heads", "soft_targets"]
 
 
 class Heads(nn.Module):
@@ -39,19 +38,17 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, width: int = 256, depth: int = 3, n_classes: int = 0):
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(), _Block(width))
+        self.first = nn.Sequential(nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.SiLU(), Block(width))
         # Most of the work is done at half the size, where it is cheap.
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(3))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(3))
         # A separation of so many pixels means another one in kpc: the scale multiplies the features of every block
         # (Perez et al. 2018, arXiv 1709.07871). Zeros at first: then it does nothing.
         self.modulate = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
                                       nn.Linear(64, 2 * width * len(self.blocks)))
-        nn.init.zeros_(self.modulate[-1].weight)
-        nn.init.zeros_(self.modulate[-1].bias)
-        self.deeper = nn.Sequential(*(_Block(width) for _ in range(depth - len(self.blocks))))
+        zeroed(self.modulate[-1])
+        self.deeper = nn.Sequential(*(Block(width) for _ in range(depth - len(self.blocks))))
         for block in self.deeper:
-            nn.init.zeros_(block.body[-1].weight)
-            nn.init.zeros_(block.body[-1].bias)
+            zeroed(block.body[-1])
         self.mix = nn.Sequential(nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Dropout(0.1),
                                  nn.Linear(width, width), nn.SiLU())
         self.heads = Heads(width, n_classes=n_classes)
@@ -77,43 +74,6 @@ class Classifier(nn.Module):
         scale : (B,) log10(frame side / 100 kpc), NaN where unknown.
         """
         return self.heads(self.mix(self.features(maps, scale)))
-
-
-class _Block(nn.Module):
-    """Residual: 5x5 depthwise, then a bottleneck turned inside out."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.body = nn.Sequential(
-            Depthwise(width, width, 5, padding=2, groups=width), nn.BatchNorm2d(width),
-            nn.Conv2d(width, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, width, 1))
-
-    def forward(self, x):
-        return x + self.body(x)
-
-
-class Depthwise(nn.Conv2d):
-    """On maps that are hardly larger than the kernel, as matrices: a third of the time in training, on the CPU."""
-
-    def forward(self, x):
-        b, c, h, w = x.shape
-        if x.is_cuda or h * w > 36:
-            return super().forward(x)
-        taps, inside = _taps(h, w, self.kernel_size[0])
-        matrices = self.weight.reshape(c, -1)[:, taps].reshape(c, h * w, h * w) * inside
-        y = torch.bmm(matrices, x.permute(1, 2, 3, 0).reshape(c, h * w, b))
-        return (y.reshape(c, h, w, b) + self.bias[:, None, None, None]).permute(3, 0, 1, 2)
-
-
-@lru_cache(maxsize=64)
-def _taps(h: int, w: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which weight of the kernel leads from one cell (second) to another (first), and whether there is one."""
-    with torch.inference_mode(False):  # what is made in it could never be trained through
-        rows, columns = (torch.arange(n) - torch.arange(n)[:, None] + kernel // 2 for n in (h, w))
-        rows, columns = rows[:, None, :, None], columns[None, :, None, :]
-        inside = (rows >= 0) & (rows < kernel) & (columns >= 0) & (columns < kernel)
-        taps = rows.clamp(0, kernel - 1) * kernel + columns.clamp(0, kernel - 1)
-        return taps.flatten(), inside.reshape(h * w, h * w).float()
 
 
 def soft_targets(label: Label, values: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,8 @@ class ModelConfig(Config):
     classifier_width: int = Field(192, ge=8, le=4096)
     classifier_depth: int = Field(3, ge=3, le=32, description="blocks at half the size of the maps; from weights with "
                                   "fewer, training starts with blocks that do nothing yet")
+    fine_depth: int = Field(0, ge=0, le=32, description="blocks at half the stride, whose result is added to the maps; "
+                            "from weights with fewer, training starts with blocks that do nothing yet")
     decoder_width: int = Field(96, ge=12, le=2048)
     n_classes: int = Field(0, ge=0, description="of the time x camera head; 994 for the published files")
     pretrained: bool = Field(False, description="start from timm's published weights")
@@ -46,7 +48,8 @@ class DeepGalaxy(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.backbone, config.stride, config.channels, config.pretrained)
+        self.encoder = Encoder(config.backbone, config.stride, config.channels, config.pretrained,
+                               config.fine_depth)
         self.decoder = Decoder(config.channels, config.stride, config.decoder_width)
         self.vae = VAE(config.channels, config.latent_size)
         self.classifier = Classifier(config.channels, config.classifier_width, config.classifier_depth,

@@ -112,8 +112,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if config.train == "heads":
         _check_heads(config)
     start = None if config.start_from is None else _start(config)
-    if start is not None and "model" not in config.model_fields_set:
-        config = config.model_copy(update={"model": start.model.config})
+    if start is not None:  # what the recipe does not say of the model is theirs
+        said = {key: getattr(config.model, key) for key in config.model.model_fields_set}
+        config = config.model_copy(update={"model": start.model.config.model_copy(update=said)})
     dataset = _open(config)
     (train, validate), (used, held) = split(config, dataset)
     output = Path(config.output)
@@ -346,20 +347,19 @@ def _start(config: TrainConfig):
 
     path = shipped("model.safetensors") if config.start_from == "shipped" else Path(config.start_from)
     weights = load_weights(path)
-    if "model" not in config.model_fields_set:
-        return weights
     theirs, ours = weights.model.config, config.model
-    unlike = [name for name in ModelConfig.model_fields
+    unlike = [name for name in ModelConfig.model_fields if name in ours.model_fields_set
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
     # What may be added: blocks that do nothing at first, and the head of the classes.
     for name, may in (("classifier_depth", ours.classifier_depth > theirs.classifier_depth),
+                      ("fine_depth", ours.fine_depth > theirs.fine_depth),
                       ("n_classes", theirs.n_classes == 0)):
         if may and name in unlike:
             unlike.remove(name)
     if unlike:
         raise ModelError(f"start_from = {config.start_from}: is of another architecture "
                          f"({unlike[0]} {getattr(theirs, unlike[0])}, not {getattr(ours, unlike[0])}); "
-                         "leave 'model' out to take theirs, or leave start_from out")
+                         "leave it out of 'model' to take theirs, or leave start_from out")
     return weights
 
 
