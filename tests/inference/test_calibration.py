@@ -8,8 +8,9 @@ from scipy.special import ndtr, ndtri
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import DatasetError
-from deepgalaxy.inference.calibration import _honest, fit_correlation
-from deepgalaxy.labels import LABELS
+from deepgalaxy.inference.calibration import _costs, fit_correlation, fit_temperature
+from deepgalaxy.inference.posterior import SLOPE, coverage_level, tempered
+from deepgalaxy.labels import LABELS, TIME
 from deepgalaxy.models.deepgalaxy import Encoding
 from deepgalaxy.models.weights import load_weights
 from deepgalaxy.search.build import not_trained_on
@@ -30,9 +31,29 @@ def test_many_truths_say_how_wide_intervals_are_and_few_leave_it_to_the_likeliho
     grid = np.geomspace(0.4, 3.0, 41)
     errors = 1.3 * np.random.default_rng(0).standard_normal(4000)
     levels = [ndtr(errors / t) for t in grid]  # a normal posterior of this width
+    def believed(n_truths):
+        return grid[np.argmin(_costs(grid, levels, 1.0, n_truths, np.arange(4000) % 4))]
+
     for n_truths, wanted in ((4000, 1.3), (1, 1.0)):
-        assert _honest(grid, levels, 1.0, n_truths) == pytest.approx(wanted, rel=0.06)
-    assert 1.05 < _honest(grid, levels, 1.0, 100) < 1.3
+        assert believed(n_truths) == pytest.approx(wanted, rel=0.06)
+    assert 1.05 < believed(100) < 1.3
+
+
+def test_narrow_answers_get_another_temperature_than_wide_ones():
+    """Normal posteriors whose errors are smaller than they say where they are narrow: all quarters cover then."""
+    rng, n = np.random.default_rng(0), 4000
+    sigma = np.exp(rng.uniform(np.log(20), np.log(160), n))  # Myr; 2 to 16 bins
+    truth = rng.uniform(300, 500, n)
+    mean = truth + sigma * (sigma / 160) ** 0.15 * rng.standard_normal(n)
+    centres = (TIME.edges[1:] + TIME.edges[:-1]) / 2
+    logits = torch.tensor(-0.5 * ((centres - mean[:, None]) / sigma[:, None]) ** 2)[None].float()
+    t, slope = fit_temperature(TIME, logits, truth)
+    assert slope == pytest.approx(0.3, abs=0.11)  # a width goes with the root of the temperature
+    p = tempered(logits, {TIME.name: t, TIME.name + SLOPE: slope}, TIME.name, torch.zeros(n)).numpy()
+    for quarter in np.array_split(np.argsort(sigma), 4):
+        for promised in (0.68, 0.95):
+            level = coverage_level(TIME, p[quarter], truth[quarter])
+            assert np.mean(np.abs(level - 0.5) < promised / 2) == pytest.approx(promised, abs=0.03)
 
 
 def test_correlation_of_errors_is_that_of_the_truths_for_a_model_that_knows_nothing(tmp_path):

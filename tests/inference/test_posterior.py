@@ -6,6 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 from deepgalaxy.inference.posterior import (
+    SLOPE,
     UNTOLD,
     coverage_level,
     distributions,
@@ -13,6 +14,7 @@ from deepgalaxy.inference.posterior import (
     quantile,
     summarise,
     views_of,
+    widths,
 )
 from deepgalaxy.inference.story import QUANTILES
 from deepgalaxy.labels import FRAME_SIDE, HEADS, LABELS, STAGES
@@ -131,7 +133,7 @@ def test_library_undoes_the_flip_of_every_view(frame):
 def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
     frames = torch.cat([frame, frame.flip(3) * 0.5, torch.rand(1, 1, 112, 112)])
     scale, model = torch.tensor([0.1, torch.nan, -0.2]), predictor.weights.model
-    temperatures = {label.name: 0.7 for label in LABELS} | {f"mass_ratio{UNTOLD}": 1.6}
+    temperatures = {label.name: 0.7 for label in LABELS} | {f"mass_ratio{UNTOLD}": 1.6, f"size_ratio{SLOPE}": 0.3}
     p, encodings = distributions(model, frames, scale, temperatures)
     assert [encoding.mu.shape for encoding in encodings] == 4 * [(3, model.config.latent_size)]
     with torch.inference_mode():  # of the four mirror images as they are, not turned
@@ -147,8 +149,17 @@ def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
         t = torch.full((3, 1), temperatures.get(name, 1.0))
         if name == "mass_ratio":
             t[1] = 1.6  # where nobody tells the scale
+        if name == "size_ratio":
+            t *= widths(torch.stack([one[name] for one in logits]))[:, None] ** 0.3
         one_by_one = np.mean([torch.softmax(one[name] / t, dim=1).numpy() for one in logits], axis=0)
         np.testing.assert_allclose(values, one_by_one, atol=1e-6)
+
+
+def test_width_is_the_standard_deviation_in_that_of_a_flat_answer():
+    logits = torch.zeros(2, 3, 40)
+    logits[:, 1, 7] = 99  # one bin alone: its width is a bin's
+    logits[0, 2, 10] = logits[1, 2, 30] = 99  # views that disagree: +-10 bins
+    np.testing.assert_allclose(widths(logits) * np.std(np.arange(40)), [np.std(np.arange(40)), 1, 10], rtol=1e-3)
 
 
 def test_batch_gives_what_single_frames_give(predictor, frame):

@@ -12,11 +12,11 @@ from ..data.reader import Dataset
 from ..data.schema import LOG_SURFACE_DENSITY
 from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
-from ..labels import HEADS, LABELS
+from ..labels import HEADS, LABELS, Label
 from ..models.deepgalaxy import DeepGalaxy
-from .posterior import UNTOLD, coverage_level, distributions, views_of
+from .posterior import SLOPE, UNTOLD, coverage_level, distributions, views_of, widths
 
-__all__ = ["predict_dataset", "fit_temperatures", "fit_correlation", "light_of"]
+__all__ = ["predict_dataset", "fit_temperature", "fit_temperatures", "fit_correlation", "light_of"]
 
 _LEVELS = (0.5, 0.68, 0.9, 0.95)
 
@@ -45,14 +45,10 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
                      n_views: int = 8, framing: str = "content", never_told: bool = False) -> dict[str, float]:
     """Two temperatures per label, with the scale told and not, so that central intervals cover what they promise.
 
-    Every image is shown with its scale told and without, to a model that is `never_told` only so. What is promised
-    at 50, 68, 90 and 95 % is compared with what is found, as exactly as so many different truths tell it (a ratio
-    is one number per encounter); the temperature of the highest likelihood, within 15 %, is what is believed where
-    they do not. Alone, the first is noisy where a posterior hardly depends on its temperature, and the second makes
-    intervals of time too wide, for the sake of the few that are far off.
+    Every image is shown with its scale told and without, to a model that is `never_told` only so. Returns what
+    `posterior.tempered` takes.
     """
-    grid = np.geomspace(0.4, 3.0, 41)
-    levels, surprise, truths = {}, {}, {}
+    logits, truths = {}, {}
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
         seen = _observe(dataset, index, realism, 98, framing)
@@ -60,33 +56,58 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
             if end == "" and (never_told or torch.isnan(scale).all()):
                 continue
             with torch.inference_mode():
-                logits = [model(view, scale)[1] for view in views_of(seen.frames, n_views=n_views)]
+                answers = [model(view, scale)[1] for view in views_of(seen.frames, n_views=n_views)]
             for label in HEADS:
                 truth = dataset.labels[label.column][index] if label.column else 100 * 10 ** seen.scale.numpy()
                 known = np.isfinite(truth) & (np.isfinite(scale.numpy()) | (end == UNTOLD))
-                truths.setdefault(label.name + end, []).append(truth[known])
-                bins = np.clip(label.position(truth[known]).astype(int), 0, label.n_bins - 1)
-                for t in grid if known.any() else ():
-                    p = sum(torch.softmax(one[label.name][known] / t, dim=1) for one in logits) / len(logits)
-                    at = (label.name + end, t)
-                    levels.setdefault(at, []).append(coverage_level(label, p.numpy(), truth[known]))
-                    surprise.setdefault(at, []).append(-np.log(p.numpy()[np.arange(len(bins)), bins] + 1e-9))
-    surprises: dict[str, dict[float, float]] = {}
-    for (name, t), values in surprise.items():
-        surprises.setdefault(name, {})[t] = float(np.mean(np.concatenate(values)))
-    return {name: _honest(grid, [np.concatenate(levels[name, t]) for t in grid], min(of, key=of.get),
-                          len(np.unique(np.concatenate(truths[name])))) for name, of in surprises.items()}
+                truths.setdefault((label, end), []).append(truth[known])
+                logits.setdefault((label, end), []).append(torch.stack([one[label.name][known] for one in answers]))
+    temperatures = {}
+    for (label, end), parts in logits.items():
+        truth = np.concatenate(truths[label, end])
+        if len(truth):
+            t, slope = fit_temperature(label, torch.cat(parts, dim=1).float(), truth)
+            temperatures |= {label.name + end: t, label.name + end + SLOPE: slope}
+    return temperatures
 
 
-def _honest(grid: np.ndarray, levels: list[np.ndarray], likeliest: float, n_truths: int) -> float:
-    """The temperature of the grid that covers as promised, but for what n truths do not tell; see `fit_temperatures`.
+def fit_temperature(label: Label, logits: torch.Tensor, truth: np.ndarray) -> tuple[float, float]:
+    """A temperature and its power of the width, of logits (V, N, n_bins) whose truths (N,) are known.
+
+    What is promised at 50, 68, 90 and 95 % is compared with what is found, in the narrowest, the narrower, the wider
+    and the widest quarter of the distributions, as exactly as so many different truths tell it (a ratio is one number
+    per encounter); the temperature of the highest likelihood, within 15 %, is what is believed where they do not.
+    Alone, the first is noisy where a posterior hardly depends on its temperature, and the second makes intervals of
+    time too wide, for the sake of the few that are far off.
+    """
+    width = widths(logits)
+    typical, quarters = float(width.median()), np.digitize(width, np.quantile(width, [0.25, 0.5, 0.75]))
+    bins = np.clip(label.position(truth).astype(int), 0, label.n_bins - 1)
+    grid, n_truths, best = np.geomspace(0.4, 3.0, 31), len(np.unique(truth)), (np.inf, 1.0, 0.0)
+    for slope in (0.0, 0.1, 0.2, 0.3, 0.4):
+        levels, surprise = [], []
+        for t in grid:
+            p = torch.softmax(logits / (t * (width / typical) ** slope)[:, None], dim=2).mean(dim=0).numpy()
+            levels.append(coverage_level(label, p, truth))
+            surprise.append(-np.log(p[np.arange(len(bins)), bins] + 1e-9).mean())
+        costs = _costs(grid, levels, grid[np.argmin(surprise)], n_truths, quarters) + (slope / 0.25) ** 2
+        k = int(np.argmin(costs))
+        best = min(best, (float(costs[k]), float(grid[k] * typical**-slope), slope))
+    return best[1:]
+
+
+def _costs(grid: np.ndarray, levels: list[np.ndarray], likeliest: float, n_truths: int, parts: np.ndarray):
+    """How little to believe in each temperature (T,) of the grid; see `fit_temperature`.
 
     levels : at each temperature, where in its posterior each truth lies.
+    parts : (N,) of which each shall cover as promised.
     """
-    promised = np.array(_LEVELS)
-    found = np.array([np.mean(np.abs(u[:, None] - 0.5) < promised / 2, axis=0) for u in levels])
-    miss = np.mean((found - promised) ** 2 / (promised * (1 - promised)), axis=1) * n_truths
-    return float(grid[np.argmin(miss + (np.log(grid / likeliest) / 0.15) ** 2)])
+    promised, names = np.array(_LEVELS), np.unique(parts)
+    costs = (np.log(grid / likeliest) / 0.15) ** 2
+    for part in names:
+        found = np.array([np.mean(np.abs(u[parts == part, None] - 0.5) < promised / 2, axis=0) for u in levels])
+        costs += np.mean((found - promised) ** 2 / (promised * (1 - promised)), axis=1) * n_truths / len(names)
+    return costs
 
 
 def fit_correlation(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,

@@ -10,11 +10,11 @@ from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 from ..models.deepgalaxy import DeepGalaxy, Encoding
 
 __all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "levels_together", "joint_samples",
-           "at_ranks", "ranks", "summarise"]
+           "at_ranks", "ranks", "summarise", "tempered", "widths"]
 
 
-#: After a label's name: its temperature where nobody tells the scale.
-UNTOLD = ", scale unknown"
+#: After a label's name: its temperature where nobody tells the scale; after either, how it goes with the width.
+UNTOLD, SLOPE = ", scale unknown", ", by width"
 
 
 def views_of(frames: torch.Tensor, turn_degrees: float = 6.0, n_views: int = 8) -> list[torch.Tensor]:
@@ -49,31 +49,42 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
     ----------
     frames : (B, 1, n, n).
     scale : (B,) log10(frame side / 100 kpc), NaN where unknown.
-    temperatures : of each label, from calibration; see `temperature`.
+    temperatures : of each label, from calibration; see `tempered`.
 
     Returns
     -------
     probability : {label: (B, n_bins)}, "stage" among them.
     encodings : of the frames and their mirror images, not turned, min(n_views, 4) of them; the frames first.
     """
-    temperatures = temperatures or {}
-    total, encodings = {}, []
-    for view in views_of(frames, n_views=n_views):
-        encoding, logits = model(view, scale)
-        encodings.append(encoding)
-        for name, values in logits.items():
-            p = F.softmax(values.float() / temperature(temperatures, name, scale), dim=1)
-            total[name] = total.get(name, 0) + p / n_views
+    answers = [model(view, scale) for view in views_of(frames, n_views=n_views)]
+    encodings = [encoding for encoding, _ in answers]
     if n_views > 4:  # the views were turned
         encodings = [model.encode(mirrored) for mirrored in views_of(frames, n_views=4)]
-    return {name: p.numpy() for name, p in total.items()}, encodings
+    return {name: tempered(torch.stack([logits[name].float() for _, logits in answers]), temperatures or {}, name,
+                           scale).numpy() for name in answers[0][1]}, encodings
 
 
-def temperature(temperatures: dict[str, float], name: str, scale: torch.Tensor) -> torch.Tensor:
-    """What a label's logits are divided by (B, 1): one temperature where the scale is told, another where it is not."""
-    told = temperatures.get(name, 1.0)
-    untold = temperatures.get(f"{name}{UNTOLD}", told)
-    return torch.where(torch.isnan(scale), untold, told)[:, None]
+def tempered(logits: torch.Tensor, temperatures: dict[str, float], name: str, scale: torch.Tensor) -> torch.Tensor:
+    """A label's calibrated distributions (B, n_bins): the mean over the views of its logits (V, B, n_bins).
+
+    Logits are divided by a temperature, one where the scale (B,) is told, another where it is NaN, times a power of
+    the width that the distribution has without (see `widths`): narrow ones are as wide as their targets were blurred in
+    training, and have to be narrowed more.
+    """
+    told, slope = temperatures.get(name, 1.0), temperatures.get(name + SLOPE, 0.0)
+    untold = temperatures.get(name + UNTOLD, told), temperatures.get(name + UNTOLD + SLOPE, slope)
+    t, power = (torch.where(torch.isnan(scale), b, a) for a, b in zip((told, slope), untold, strict=True))
+    if (power != 0).any():
+        t = t * widths(logits) ** power
+    return F.softmax(logits / t[:, None], dim=2).mean(dim=0)
+
+
+def widths(logits: torch.Tensor) -> torch.Tensor:
+    """Standard deviations (B,) of the mean distributions of logits (V, B, n_bins), in that of a flat one; a bin or
+    more."""
+    p, bins = F.softmax(logits, dim=2).mean(dim=0), torch.arange(float(logits.shape[2]))
+    variance = p @ bins**2 - (p @ bins) ** 2
+    return variance.clamp(min=1).sqrt() / bins.std(correction=0)
 
 
 def quantile(label: Label, probability: np.ndarray, q) -> np.ndarray:
@@ -90,10 +101,11 @@ def at_ranks(edges: np.ndarray, probability: np.ndarray, q, log: bool = False):
 
 def coverage_level(label: Label, probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The posterior's cumulative probability (B,) at the truth; uniform if it is calibrated."""
-    cdf = np.concatenate([np.zeros((len(probability), 1)), np.cumsum(probability, axis=1)], axis=1)
-    cdf /= cdf[:, -1:]
+    cdf = np.cumsum(probability, axis=1, dtype=float)
     position = np.clip(label.position(truth), 0, label.n_bins)
-    return np.array([np.interp(x, np.arange(label.n_bins + 1), row) for x, row in zip(position, cdf, strict=True)])
+    bins = np.minimum(position.astype(int), label.n_bins - 1)
+    rows = np.arange(len(cdf))
+    return (cdf[rows, bins] - (bins + 1 - position) * probability[rows, bins]) / cdf[:, -1]
 
 
 def levels_together(rng: np.random.Generator, shape: tuple[int, ...], correlation=None) -> np.ndarray:
@@ -142,8 +154,8 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
     samples, levels = {}, levels_together(rng, (n,), correlation)
     logits = [model.classify(maps, one.expand(len(maps))) for one in scales]
     for label, u in zip(LABELS, levels.T, strict=True):
-        t = temperature(temperatures, label.name, scales[:1])
-        at_scale = np.stack([torch.softmax(one[label.name].float() / t, dim=1).mean(dim=0).numpy() for one in logits])
+        at_scale = np.concatenate([tempered(one[label.name].float()[:, None], temperatures, label.name, scales[:1])
+                                   for one in logits])
         drawn = np.empty(n)
         for k in range(len(at_scale)):
             drawn[stratum == k] = at_ranks(label.edges, at_scale[k], u[stratum == k], label.log)
