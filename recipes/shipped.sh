@@ -7,7 +7,8 @@ for suite in core wide wide2 wide3 wide4 wide5 bars test; do
     $run deepgalaxy simulate recipes/${suite}_suite.yaml -o work/$suite
     $run deepgalaxy render work/$suite -o work/$suite.h5 --config recipes/${suite}_render.yaml
 done
-for recipe in shipped_first shipped_second shipped_third shipped_fourth shipped_fifth shipped_sixth shipped; do
+for recipe in shipped_first shipped_second shipped_third shipped_fourth shipped_fifth shipped_sixth shipped_seventh \
+        shipped; do
     OMP_NUM_THREADS=1 $run torchrun --nproc-per-node 2 -m deepgalaxy train recipes/$recipe.yaml
 done
 exec bash recipes/shipped_finish.sh
