@@ -22,14 +22,14 @@ ABOUT = About(
         were not trained on; the figures below from `test`, 128 others. `core` and `wide` were simulated with earlier
         versions of gravity and discs, the others with the present one.""",
     training="""Before, the weights had seen 377,000 images of `core`, 328,000 of `core` and `wide`, 197,000 of
-        `wide-3`, 967,000 of `wide-3` and `wide-2` and 360,000 of `wide-2` to `wide-5`
-        (`recipes/shipped_first.yaml` to `shipped_sixth.yaml`). Realism is `src/deepgalaxy/image/realism.py`,
-        in the last five parts as fine and bright as in the table below. `recipes/shipped.sh` makes such
+        `wide-3`, 967,000 of `wide-3` and `wide-2` and 852,000 of `wide-2` to `wide-5`
+        (`recipes/shipped_first.yaml` to `shipped_seventh.yaml`). Realism is `src/deepgalaxy/image/realism.py`,
+        in the last six parts as fine and bright as in the table below. `recipes/shipped.sh` makes such
         weights again, not these to the bit: between the first two parts heads were mapped bin by bin onto
         wider labels (docs/log.md, 2026-11-24).""",
     limits=(
         """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to 0.9),
-        by a fault of their design; in the last two parts one suite goes the other way and has as much weight
+        by a fault of their design; in the last three parts one suite goes the other way and has as much weight
         (docs/suites.md, What goes with what). In `bars` and `test` nothing goes with anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",
         "Two galaxies of an old stellar disc each: no gas, no star formation, no dust but what realism paints on.",
