@@ -416,7 +416,7 @@ def index(model: Annotated[Path, typer.Option("--model")],
             raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
         temperatures = calibrate(model, data, output=output / "model.safetensors")
         model = output / "model.safetensors"
-        say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items()))
+        say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items() if v))
     if kept is not None:
         n = keep_library(model, kept, data, output / "library.h5")
     else:

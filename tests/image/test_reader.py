@@ -327,7 +327,6 @@ def test_a_sound_wcs_gives_the_pixel_scale(tmp_path, cards, naxis):
 @pytest.mark.parametrize("cards", [
     dict(CDELT1=-1e-4, CDELT2=2e-4),                              # oblong
     dict(CDELT1=0.0, CDELT2=0.0),                                 # singular
-    dict(),                                                       # no scale at all: wcslib assumes 1 degree
     dict(CD1_1=1e-4, CD1_2=0.9e-4, CD2_1=0.0, CD2_2=0.4e-4),      # sheared: the axes alone agree
     dict(CDELT1=-1e-4, CDELT2=1e-4, CTYPE2="RA---TAN"),
     dict(CDELT1=-1e-4, CDELT2=1e-4, CTYPE2="GLAT-CAR"),
@@ -338,6 +337,12 @@ def test_a_wcs_that_contradicts_itself_is_not_used(tmp_path, cards, capfd):
     assert picture.arcsec_per_pixel is None
     assert picture.flags == ["the WCS gives no single pixel scale and is not used"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_wcs_without_cdelt_says_a_degree_per_pixel_and_is_not_used(tmp_path):
+    picture = reader.read(write_fits(tmp_path / "w.fits", fits.PrimaryHDU(sky(), wcs_header())))
+    assert picture.arcsec_per_pixel is None
+    assert picture.flags == ["the WCS says 3600 arcsec per pixel, as where CDELT is missing, and is not used"]
 
 
 @pytest.mark.filterwarnings("error")

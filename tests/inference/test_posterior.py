@@ -228,6 +228,21 @@ def test_joint_samples_follow_a_model_whose_time_is_the_scale():
     assert abs(spearmanr(samples["mass_ratio"], samples["kpc_per_pixel"]).statistic) < 0.1
 
 
+def test_joint_samples_of_a_model_that_never_saw_a_scale_ask_it_without():
+    class Model:
+        @staticmethod
+        def classify(maps, scale):
+            assert torch.isnan(scale).all()
+            return {label.name: torch.zeros(len(maps), label.n_bins) for label in LABELS}
+
+    p = {label.name: some_distributions(label, 1) for label in (*LABELS, FRAME_SIDE)}
+    samples = joint_samples(Model(), torch.zeros(1, 1, 1, 1), torch.tensor([torch.nan]), p, {}, 100.0, n=4000,
+                            never_told=True)
+    for label in LABELS[:3]:
+        assert np.median(samples[label.name]) == pytest.approx(quantile(label, p[label.name], 0.5)[0], rel=0.05)
+        assert abs(spearmanr(samples[label.name], samples["kpc_per_pixel"]).statistic) < 0.05
+
+
 def test_joint_samples_of_labels_whose_errors_go_together_do_so():
     """The rank correlation of a Gaussian copula is 6/pi asin(r/2); each label's own distribution stays."""
     class Model:

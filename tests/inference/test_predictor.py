@@ -1,5 +1,6 @@
 """One picture, however it comes, has one story."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -337,3 +338,13 @@ def test_the_same_sky_as_fits_png_and_jpeg_has_the_same_story(shipped, name, tmp
         for label, q in before.items():
             half = (q["p84"] - q["p16"]) / 2
             assert abs(after[label]["p50"] - q["p50"]) < half, (kind, label)
+
+
+@pytest.mark.parametrize("name", ["mock_1", "mock_2"])
+def test_a_scale_that_the_picture_contradicts_is_flagged(shipped, name):
+    """An angular size or a redshift that is wrong by a factor of three moves the time by more than its error bar."""
+    with open(EXAMPLES.parent / "docs" / "examples.csv") as rows:
+        true = {row["file"]: float(row["kpc_per_pixel"]) for row in csv.DictReader(rows)}[f"{name}.fits"]
+    for factor, odd in ((1, False), (3.5, True), (1 / 3.5, True)):
+        flags = shipped.predict(EXAMPLES / f"{name}.fits", kpc_per_pixel=true * factor).flags
+        assert any("the picture itself suggests" in flag for flag in flags) == odd, (factor, flags)

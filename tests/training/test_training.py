@@ -25,7 +25,7 @@ from deepgalaxy.image.realism import RealismConfig
 from deepgalaxy.inference.calibration import light_of
 from deepgalaxy.inference.predictor import Predictor
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
-from deepgalaxy.models.weights import load_weights, update_metadata
+from deepgalaxy.models.weights import load_weights, save_weights, update_metadata
 from deepgalaxy.training.callbacks import Checkpoints
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
 from deepgalaxy.training.heads import Features
@@ -442,28 +442,56 @@ def test_what_a_recipe_does_not_say_of_the_model_is_that_of_its_start(straight, 
     assert weights.model.config == load_weights(path).model.config.model_copy(update={"n_classes": 8})
 
 
+def test_a_training_goes_on_though_its_start_has_become_another(straight, data, tmp_path):
+    config, path, _ = straight
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(path.read_bytes())
+    tree = {"name": "on", "data": str(data), "output": str(tmp_path / "run"), "start_from": str(start), "epochs": 1,
+            "images_per_epoch": 8, "batch_size": 4, "validation_share": 0.3, "split_seed": config.seed,
+            "model": {"n_classes": 8}}
+    done = fit(TrainConfig.parse(tree), say=lambda line: None)
+    other = config.model.model_copy(update={"channels": 24, "fine_depth": 1})
+    save_weights(start, DeepGalaxy(other), "other", training=config)
+    said = []
+    assert fit(TrainConfig.parse(tree), say=said.append) == done and "all 1 epochs are done" in said[-1]
+    longer = load_weights(fit(TrainConfig.parse({**tree, "epochs": 2}), say=said.append))
+    assert longer.model.config == config.model.model_copy(update={"n_classes": 8})
+
+
 def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
     config, path, _ = straight
     deeper = config.model.model_copy(update={"classifier_depth": 5})
     still = config.optimiser.model_copy(update={"learning_rate": 1e-12})
-    grown = config.model_copy(update={"output": str(tmp_path / "run"), "split_seed": config.seed, "model": deeper,
+    deep = config.model_copy(update={"output": str(tmp_path / "run"), "split_seed": config.seed, "model": deeper,
                                       "start_from": str(path), "optimiser": still})
-    ours, theirs = (load_weights(p).model for p in (fit(grown, say=lambda line: None), path))
+    ours, theirs = (load_weights(p).model for p in (fit(deep, say=lambda line: None), path))
     assert len(ours.classifier.deeper) == 2 and len(theirs.classifier.deeper) == 0
     theirs.load_state_dict(ours.state_dict(), strict=False)  # BatchNorm's averages follow the images
     maps, scale = torch.randn(3, config.model.channels, 8, 8), torch.zeros(3)
     for name, logits in theirs.classify(maps, scale).items():
         torch.testing.assert_close(ours.classify(maps, scale)[name], logits, rtol=1e-4, atol=1e-4)
-    finer = grown.model_copy(update={"output": str(tmp_path / "finer"), "model": config.model.model_copy(
+    finer = deep.model_copy(update={"output": str(tmp_path / "finer"), "model": config.model.model_copy(
         update={"fine_depth": 2})})
     ours, theirs = load_weights(fit(finer, say=lambda line: None)).model, load_weights(path).model
     theirs.load_state_dict(ours.state_dict(), strict=False)
     image = torch.randn(3, 1, 64, 64)
     torch.testing.assert_close(ours.encode(image).maps, theirs.encode(image).maps, rtol=1e-4, atol=1e-4)
-    classes = grown.model_copy(update={"output": str(tmp_path / "classes"), "model": config.model.model_copy(
+    torch.nn.init.normal_(ours.encoder.fine_neck.weight)  # as after a training
+    save_weights(tmp_path / "fine.safetensors", ours, "fine", training=finer,
+                 training_encounters=load_weights(path).metadata["training_encounters"])
+    finest = finer.model_copy(update={
+        "output": str(tmp_path / "finest"), "model": config.model.model_copy(update={"fine_depth": 3}),
+        "start_from": str(tmp_path / "fine.safetensors")})
+    grown = load_weights(fit(finest, say=lambda line: None)).model
+    ours.load_state_dict(grown.state_dict(), strict=False)
+    torch.testing.assert_close(grown.encode(image).maps, ours.eval().encode(image).maps, rtol=1e-4, atol=1e-4)
+    classes = deep.model_copy(update={"output": str(tmp_path / "classes"), "model": config.model.model_copy(
         update={"n_classes": 8})})
     assert load_weights(fit(classes, say=lambda line: None)).model.config.n_classes == 8
-    less = grown.model_copy(update={"start_from": str(tmp_path / "run" / "model.safetensors"), "model":
+    without = deep.model_copy(update={"output": str(tmp_path / "without"), "model": config.model.model_copy(
+        update={"n_classes": 0}), "start_from": str(tmp_path / "classes" / "model.safetensors")})
+    assert load_weights(fit(without, say=lambda line: None)).model.config.n_classes == 0
+    less = deep.model_copy(update={"start_from": str(tmp_path / "run" / "model.safetensors"), "model":
                                     config.model.model_copy(update={"classifier_depth": 3}),
                                     "output": str(tmp_path / "less")})
     with pytest.raises(ModelError, match="classifier_depth 5, not 3"):

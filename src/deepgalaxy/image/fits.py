@@ -91,8 +91,8 @@ def _choose(hdus, ext):
     if images:
         return images[0], several(ext, len(images))
     if cubes:
-        raise ImageError(f"is a cube of shape {_image_shape(hdus[cubes[0]])}; "
-                         "write the plane you want to a file of its own, or choose an image with --ext")
+        raise ImageError(f"is a cube of shape {_image_shape(hdus[cubes[0]])}; write the plane you want to a file of "
+                         "its own" + ("" if ext is None else ", or choose another extension"))
     have = one_line(", ".join(seen[:10]))
     if ext is not None:
         raise ImageError(f"has no image in extension {one_line(str(ext))!r}; it has {have}")
@@ -144,5 +144,8 @@ def _pixel_scale(header, hdus, flags):
     scale = float(x + y) / 2
     if 0 < scale < MAX_PIXEL_SCALE and abs(x - y) <= 0.02 * scale and abs(side - scale) <= 0.02 * scale:
         return scale
-    flags.append("the WCS gives no single pixel scale and is not used")
+    if scale >= MAX_PIXEL_SCALE:
+        flags.append(f"the WCS says {scale:.0f} arcsec per pixel, as where CDELT is missing, and is not used")
+    else:
+        flags.append("the WCS gives no single pixel scale and is not used")
     return None

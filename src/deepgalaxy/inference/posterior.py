@@ -122,7 +122,7 @@ def levels_together(rng: np.random.Generator, shape: tuple[int, ...], correlatio
 
 def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, probability: dict[str, np.ndarray],
                   temperatures: dict[str, float], side_pixels: float, n: int = 1024, correlation=None,
-                  ) -> dict[str, np.ndarray]:
+                  never_told: bool = False) -> dict[str, np.ndarray]:
     """Draws of all labels together, of one picture.
 
     Where no scale is told, a time goes with a scale: a larger pair is a later or an earlier one. Scales are drawn
@@ -138,6 +138,7 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
     probability : the posteriors, from `distributions`, of one picture.
     side_pixels : of the frame, in pixels of the picture.
     correlation : (L, L) of the labels' errors at a known scale, from calibration; without it, none.
+    never_told : the model never saw a scale: nothing hangs on it then.
 
     Returns
     -------
@@ -152,6 +153,8 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
         scales, stratum = scale, np.zeros(n, int)
         side = 100 * 10 ** scale.numpy()
     samples, levels = {}, levels_together(rng, (n,), correlation)
+    if never_told:
+        scales = torch.full_like(scales, torch.nan)
     logits = [model.classify(maps, one.expand(len(maps))) for one in scales]
     for label, u in zip(LABELS, levels.T, strict=True):
         at_scale = np.concatenate([tempered(one[label.name].float()[:, None], temperatures, label.name, scales[:1])

@@ -19,7 +19,7 @@ from ..models.weights import Learnt, Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
-from .posterior import at_ranks, distributions, joint_samples, quantile, ranks, summarise, views_of
+from .posterior import at_ranks, distributions, joint_samples, quantile, ranks, summarise, tempered, views_of
 from .story import QUANTILES, UNFAMILIAR, Match, Story
 
 __all__ = ["Predictor", "Scale", "load", "look_alikes", "shipped"]
@@ -161,10 +161,14 @@ class Predictor:
         maps = torch.cat([encoding.maps for encoding in encodings])
         with torch.inference_mode():
             samples = joint_samples(model, maps[:1], log_scale, probability, self._temperatures, side_pixels,
-                                    correlation=self._correlation)
+                                    correlation=self._correlation, never_told=self.learnt.never_told)
+            if kpc is not None:
+                samples["kpc_per_pixel"][:] = kpc
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
             features = model.unscaled_features(maps).numpy()
         flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)
+        if told and self.learnt.scale < 1 and FRAME_SIDE.name not in self.learnt.untrained:
+            flags += self._odd_scale(maps, side_kpc, side_pixels)
         flags += self.learnt.flags(kpc is not None)
         clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
                           0.2 if mass_dex is None else mass_dex)
@@ -187,6 +191,18 @@ class Predictor:
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
             reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
         return story
+
+    def _odd_scale(self, maps: torch.Tensor, side_kpc: float, side_pixels: float) -> list[str]:
+        """A flag if the frame is of another size than its activation maps (V, C, h, w), not told, suggest at 98 %."""
+        untold = torch.full((1,), torch.nan)
+        with torch.inference_mode():
+            logits = self.weights.model.classify(maps, untold.expand(len(maps)))[FRAME_SIDE.name][:, None]
+        low, high = quantile(FRAME_SIDE, tempered(logits, self._temperatures, FRAME_SIDE.name, untold).numpy(),
+                             [0.01, 0.99])[0]
+        if low <= side_kpc <= high:
+            return []
+        return [f"the picture itself suggests {low / side_pixels:.2g} to {high / side_pixels:.2g} kpc per pixel, not "
+                f"{side_kpc / side_pixels:.2g}: check the scale, the time hangs on it"]
 
     def simulate_twin(self, story: Story, on_snapshot: Callable[[float], None] | None = None) -> None:
         """Simulate the first match of a story anew, as `story.twin`; about ten seconds on two cores.
@@ -295,7 +311,8 @@ def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
     if framing.found[0] and reach.max() > 1.02:
         flags.append("the light reaches the border: parts of the system may be outside of the picture")
     if framing.crowded[0]:
-        flags.append(f"{framing.crowded[0]} other sources in the field were taken as not belonging")
+        others = int(framing.crowded[0])
+        flags.append(f"{others} other source{'s' if others > 1 else ''} in the field: taken as not belonging")
     if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
         flags.append(f"the framed light spans {side:.0f} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
                      f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale")

@@ -74,6 +74,8 @@ class Encoder(nn.Module):
         if fine_depth:
             width = self.body.feature_info.channels()[0]
             self.fine = nn.Sequential(*(Block(width) for _ in range(fine_depth)))
+            for block in self.fine:
+                zeroed(block.body[-1])
             self.fine_neck = zeroed(nn.Conv2d(2 * width, channels, 1))
         self.eval()
         try:

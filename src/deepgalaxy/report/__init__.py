@@ -100,7 +100,7 @@ def familiarity_sentence(familiarity: float) -> str:
     word = familiarity_word(familiarity)
     if word == "not known":
         return "Familiarity is not known: the picture was not compared with a library."
-    advice = {"unfamiliar": " The model has hardly seen the like: do not trust the numbers.",
+    advice = {"unfamiliar": " The model has hardly seen the like.",
               "unusual": " Trust the numbers less than their error bars say."}.get(word, "")
     share = percent(familiarity).replace("<", "less than ").replace(">", "more than ")
     return f"{word.capitalize()}: {share} of mock observations of other encounters are less usual.{advice}"

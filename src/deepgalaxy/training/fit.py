@@ -53,8 +53,8 @@ class TrainConfig(Config):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="as the weights that it starts from, if left "
-                               "out; or the same with a deeper classifier, or with classes")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="what is left out is as in the weights that "
+                               "it starts from; a deeper classifier, finer blocks or classes may be added to those")
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     realism: RealismConfig | None = Field(default_factory=RealismConfig, description="null for clean images only")
@@ -112,14 +112,13 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if config.train == "heads":
         _check_heads(config)
     start = None if config.start_from is None else _start(config)
-    if start is not None:  # what the recipe does not say of the model is theirs
-        said = {key: getattr(config.model, key) for key in config.model.model_fields_set}
-        config = config.model_copy(update={"model": start.model.config.model_copy(update=said)})
-    dataset = _open(config)
-    (train, validate), (used, held) = split(config, dataset)
     output = Path(config.output)
     path = output / "model.safetensors"
     newest = Checkpoints.newest(output / "checkpoints")
+    if start is not None:
+        config = config.model_copy(update={"model": _model(config, start, None if newest is None else output)})
+    dataset = _open(config)
+    (train, validate), (used, held) = split(config, dataset)
     if newest is not None:
         _refuse_another_recipe(config, output / "recipe.json")
         if Checkpoints.epoch(newest) + 1 >= config.epochs and _epochs_of(path) == config.epochs:
@@ -143,7 +142,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     trained_on, held_out = ({dataset.identities[g] for g in groups} for groups in (train, validate))
     module = _module(config, dataset, batches.steps, len(held))
     if start is not None:
-        trained_on |= _begin_with(module, start, config, trained_on, held_out, len(dataset))
+        trained_on |= _begin_with(module, start, config, trained_on, held_out, len(dataset), newest is None)
     if config.train == "heads":
         freeze(module.model)
         training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic)
@@ -200,16 +199,23 @@ def _module(config: TrainConfig, dataset, steps_per_epoch: int, n_validation: in
                           framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
 
 
-def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: set, n_images: int) -> set[str]:
-    """Put the weights `start` into the module; the encounters that they saw, none of which may be held out now."""
+def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: set, n_images: int,
+                fresh: bool) -> set[str]:
+    """Put the weights `start` into the module; the encounters that they saw, none of which may be held out now.
+
+    fresh : there is no checkpoint, which would take their place.
+    """
     before = set(start.metadata.get("training_encounters", []))
     if config.split == "random" and before & trained_on:
         _refuse_another_split(config, start, n_images)
     if before & held_out and config.split == "encounters":
-        raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here; "
-                          "give the split_seed and validation_share of its recipe")
-    for model in (module.model, module.averaged.module):
-        model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
+        raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here "
+                          f"({sorted(before & held_out)[0]}: its name and seed); give the split_seed and "
+                          "validation_share of its recipe, or, if yours are others, another seed to their design")
+    for model in (module.model, module.averaged.module) if fresh else ():
+        ours = model.state_dict()
+        # Theirs may have the head of the classes, which is left out here.
+        model.load_state_dict({**ours, **{k: v for k, v in start.model.state_dict().items() if k in ours}})
     return before
 
 
@@ -341,6 +347,17 @@ def _refuse_another_split(config: TrainConfig, start, n_images: int) -> None:
                           f"{now[1]:g}, {now[2]}); give its values")
 
 
+def _model(config: TrainConfig, start, begun: Path | None) -> ModelConfig:
+    """What the recipe says of the model, and for the rest that of the weights `start`.
+
+    begun : the output of a training that has checkpoints; the rest is theirs then, whatever became of the weights.
+    """
+    theirs = start.model.config
+    if begun is not None and (begun / "recipe.json").is_file():
+        theirs = TrainConfig.from_json((begun / "recipe.json").read_text(), str(begun / "recipe.json")).model
+    return theirs.model_copy(update={key: getattr(config.model, key) for key in config.model.model_fields_set})
+
+
 def _start(config: TrainConfig):
     """The weights to start from, if the recipe's model can begin with them."""
     from ..models.weights import load_weights
@@ -350,10 +367,10 @@ def _start(config: TrainConfig):
     theirs, ours = weights.model.config, config.model
     unlike = [name for name in ModelConfig.model_fields if name in ours.model_fields_set
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
-    # What may be added: blocks that do nothing at first, and the head of the classes.
+    # What may be added: blocks that do nothing at first, and the head of the classes, which may be left out too.
     for name, may in (("classifier_depth", ours.classifier_depth > theirs.classifier_depth),
                       ("fine_depth", ours.fine_depth > theirs.fine_depth),
-                      ("n_classes", theirs.n_classes == 0)):
+                      ("n_classes", 0 in (theirs.n_classes, ours.n_classes))):
         if may and name in unlike:
             unlike.remove(name)
     if unlike:
