@@ -125,7 +125,7 @@ def test_numbers_are_rounded_as_people_say_them():
 def test_what_is_not_known_is_said():
     assert "Milky Way" in scale_sentence({"kpc_per_pixel": None, "source": "content"})
     assert scale_sentence({"kpc_per_pixel": 0.35, "source": "wcs"}).startswith("Scale 0.35 kpc per pixel")
-    assert "do not trust" in familiarity_sentence(0.001)
+    assert "hardly seen the like" in familiarity_sentence(0.001)  # the flag beside it says: do not trust
     assert "not known" in familiarity_sentence(float("nan"))
     assert "first pericentre" in headline(make_story())
 
