@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the shipped weights and library: about 14 hours on two cores. Each step goes on where it was left.
+# Make the shipped weights and library: about 15 hours on two cores. Each step goes on where it was left.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run="uv run --no-sync"

@@ -14,7 +14,7 @@ from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
 from ..labels import HEADS, LABELS, Label
 from ..models.deepgalaxy import DeepGalaxy
-from .posterior import SLOPE, UNTOLD, coverage_level, distributions, views_of, widths
+from .posterior import SLOPE, UNTOLD, coverage_level, distributions, mixed, views_of, widths
 
 __all__ = ["predict_dataset", "fit_temperature", "fit_temperatures", "fit_correlation", "light_of"]
 
@@ -87,7 +87,7 @@ def fit_temperature(label: Label, logits: torch.Tensor, truth: np.ndarray) -> tu
     for slope in (0.0, 0.1, 0.2, 0.3, 0.4):
         levels, surprise = [], []
         for t in grid:
-            p = torch.softmax(logits / (t * (width / typical) ** slope)[:, None], dim=2).mean(dim=0).numpy()
+            p = mixed(logits, t * (width / typical) ** slope).numpy()
             levels.append(coverage_level(label, p, truth))
             surprise.append(-np.log(p[np.arange(len(bins)), bins] + 1e-9).mean())
         costs = _costs(grid, levels, grid[np.argmin(surprise)], n_truths, quarters) + (slope / 0.25) ** 2

@@ -10,7 +10,7 @@ from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 from ..models.deepgalaxy import DeepGalaxy, Encoding
 
 __all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "levels_together", "joint_samples",
-           "at_ranks", "ranks", "summarise", "tempered", "widths"]
+           "mixed", "at_ranks", "ranks", "summarise", "tempered", "widths"]
 
 
 #: After a label's name: its temperature where nobody tells the scale; after either, how it goes with the width.
@@ -76,13 +76,18 @@ def tempered(logits: torch.Tensor, temperatures: dict[str, float], name: str, sc
     t, power = (torch.where(torch.isnan(scale), b, a) for a, b in zip((told, slope), untold, strict=True))
     if (power != 0).any():
         t = t * widths(logits) ** power
-    return F.softmax(logits / t[:, None], dim=2).mean(dim=0)
+    return mixed(logits, t)
+
+
+def mixed(logits: torch.Tensor, t: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Mean distributions (B, n_bins) over the views of logits (V, B, n_bins), at a temperature t (B,) each."""
+    return F.softmax(logits / torch.as_tensor(t).reshape(-1, 1), dim=2).mean(dim=0)
 
 
 def widths(logits: torch.Tensor) -> torch.Tensor:
     """Standard deviations (B,) of the mean distributions of logits (V, B, n_bins), in that of a flat one; a bin or
     more."""
-    p, bins = F.softmax(logits, dim=2).mean(dim=0), torch.arange(float(logits.shape[2]))
+    p, bins = mixed(logits), torch.arange(float(logits.shape[2]))
     variance = p @ bins**2 - (p @ bins) ** 2
     return variance.clamp(min=1).sqrt() / bins.std(correction=0)
 

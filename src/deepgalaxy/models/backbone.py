@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import ModelError
 from ..image.preprocess import FRAME_PIXELS
 from . import timm_families
-from .blocks import Block, zeroed
+from .blocks import idle_blocks, zeroed
 
 __all__ = ["Encoder"]
 
@@ -73,9 +73,7 @@ class Encoder(nn.Module):
         self.fine = self.fine_neck = None
         if fine_depth:
             width = self.body.feature_info.channels()[0]
-            self.fine = nn.Sequential(*(Block(width) for _ in range(fine_depth)))
-            for block in self.fine:
-                zeroed(block.body[-1])
+            self.fine = idle_blocks(width, fine_depth)
             self.fine_neck = zeroed(nn.Conv2d(2 * width, channels, 1))
         self.eval()
         try:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-__all__ = ["Block", "Depthwise", "zeroed"]
+__all__ = ["Block", "Depthwise", "idle_blocks", "zeroed"]
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
@@ -28,6 +28,14 @@ class Block(nn.Module):
 
     def forward(self, x):
         return x + self.body(x)
+
+
+def idle_blocks(width: int, n: int) -> nn.Sequential:
+    """n blocks that do nothing until they have learnt something: by them trained weights grow."""
+    blocks = nn.Sequential(*(Block(width) for _ in range(n)))
+    for block in blocks:
+        zeroed(block.body[-1])
+    return blocks
 
 
 class Depthwise(nn.Conv2d):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..labels import HEADS, STAGES, Label
-from .blocks import Block, zeroed
+from .blocks import Block, idle_blocks, zeroed
 
 __all__ = ["Classifier", "Heads", "soft_targets"]
 
@@ -46,9 +46,7 @@ class Classifier(nn.Module):
         self.modulate = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
                                       nn.Linear(64, 2 * width * len(self.blocks)))
         zeroed(self.modulate[-1])
-        self.deeper = nn.Sequential(*(Block(width) for _ in range(depth - len(self.blocks))))
-        for block in self.deeper:
-            zeroed(block.body[-1])
+        self.deeper = idle_blocks(width, depth - len(self.blocks))
         self.mix = nn.Sequential(nn.Linear(2 * width + 2, width), nn.SiLU(), nn.Dropout(0.1),
                                  nn.Linear(width, width), nn.SiLU())
         self.heads = Heads(width, n_classes=n_classes)

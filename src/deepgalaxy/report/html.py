@@ -273,7 +273,7 @@ a{color:var(--frame);text-decoration:none}a:hover{text-decoration:underline}
 p{margin:.4rem 0;max-width:100ch}
 h3 small{font-weight:400}
 .muted,figcaption,small{color:var(--muted)}
-.name{overflow-wrap:anywhere}
+.name{overflow-wrap:anywhere;min-width:8rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{color:var(--muted);font-weight:500;font-size:.85rem;text-align:left;vertical-align:bottom}
