@@ -1,8 +1,14 @@
 """Benchmarks run with real processes and say what they measured; how fast it is, is no matter here."""
 
 import json
+import sys
 
 import pytest
+import torch
+
+from deepgalaxy import bench_physics
+from deepgalaxy.simulate import gpu
+from deepgalaxy.simulate.gpu import DirectForces
 
 
 def test_scaling_measures_one_and_two_workers(run):
@@ -33,6 +39,19 @@ def test_gravity_is_measured_beside_pytreegrav(run):
         assert 0 < row[name]["min"] <= row[name]["median"] <= row[name]["max"]
     # Side by side at no larger an error than ours, or the ratio of their times would say nothing.
     assert 0 < row["peer_error"]["median"] <= row["error"]["median"] < 0.02
+    assert ("gpu_seconds" in row) == ("gpu_error" in row) == (result["hardware"]["gpu"] is not None)
+
+
+def test_gravity_of_a_gpu_is_measured_beside_the_tree(monkeypatch):
+    """As far as that can be seen without one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "DirectForces", lambda m, eps: DirectForces(m, eps, "cpu"))
+    monkeypatch.setattr(bench_physics, "hardware", dict)
+    monkeypatch.setitem(sys.modules, "pytreegrav", None)
+    said = []
+    [row] = bench_physics.measure_gravity([512], runs=1, say=said.append)["rows"]
+    assert row["gpu_seconds"]["median"] > 0 and 0 < row["gpu_error"]["median"] < 1e-5 < row["error"]["median"]
+    assert "GPU" in said[0] and "peer_seconds" not in row
 
 
 def test_rendering_is_measured_at_every_size_asked_for(run):

@@ -1,4 +1,4 @@
-"""Measure gravity and rendering: our tree beside pytreegrav's, and the cost of a picture."""
+"""Measure gravity and rendering: our tree beside pytreegrav's and a GPU's sum over all pairs; the cost of a picture."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ def measure_gravity(n_particles: list[int], runs: int = 5, say=print) -> dict:
     The error is the median over particles of |a - a_exact| / |a_exact|; exact are all pairs with the same softening
     (Plummer's for ours, a spline of 2.8 times its length for pytreegrav). Of pytreegrav's settings, the fastest
     counts whose error is not above ours at the smallest number of particles. Its times are without potentials,
-    ours with them; both with building the tree, on all threads.
+    ours with them; both with building the tree, on all threads. Where torch sees a GPU, its sum over all pairs stands
+    beside them, with potentials and with the way to the GPU and back.
     """
+    import torch
+
     from .simulate.encounter import EncounterConfig, Resolution, initial_conditions
+    from .simulate.gpu import DirectForces
     from .simulate.gravity import Tree, direct
 
     try:
@@ -40,8 +44,8 @@ def measure_gravity(n_particles: list[int], runs: int = 5, say=print) -> dict:
             return Tree(x, m, eps).accelerations()[0]
 
         error = _median_error(ours()[probes], exact)
-        row = {"n_particles": n, "error": {"median": error, "min": error, "max": error, "unit": "of the force"}}
-        times, peer_times = [], []
+        row = {"n_particles": n, "error": spread([error], "of the force")}
+        times, peer_times, gpu_times = [], [], []
         if pytreegrav is not None:
             h = 2.8 * eps
             peer_exact = pytreegrav.AccelTarget(x[probes], x, m, softening_target=h[probes], softening_source=h,
@@ -53,18 +57,26 @@ def measure_gravity(n_particles: list[int], runs: int = 5, say=print) -> dict:
                 return pytreegrav.Accel(x, m, h, method="tree", parallel=True, **setting)
 
             peer_error = _median_error(peer()[probes], peer_exact)
-            row["peer_error"] = {"median": peer_error, "min": peer_error, "max": peer_error, "unit": "of the force"}
+            row["peer_error"] = spread([peer_error], "of the force")
+        forces = DirectForces(m, eps) if torch.cuda.is_available() else None
+        if forces is not None:
+            row["gpu_error"] = spread([_median_error(forces(x)[0][probes], exact)], "of the force")
         for _ in range(runs):
             times.append(_seconds(ours))
             if pytreegrav is not None:
                 peer_times.append(_seconds(peer))
+            if forces is not None:
+                gpu_times.append(_seconds(lambda forces=forces, x=x: forces(x)))
         row["seconds"] = spread(times, "s")
         if peer_times:
             row["peer_seconds"] = spread(peer_times, "s")
             row["times_faster"] = spread([b / a for a, b in zip(times, peer_times, strict=True)], "x")
+        if gpu_times:
+            row["gpu_seconds"] = spread(gpu_times, "s")
         rows.append(row)
         say(f"{n} particles: {row['seconds']['median']:.4f} s, error {error:.1e}" + (
-            f"; pytreegrav {row['peer_seconds']['median']:.4f} s, error {peer_error:.1e}" if peer_times else ""))
+            f"; pytreegrav {row['peer_seconds']['median']:.4f} s, error {peer_error:.1e}" if peer_times else "") + (
+            f"; GPU {row['gpu_seconds']['median']:.5f} s, error {row['gpu_error']['median']:.1e}" if gpu_times else ""))
     return {"bench": "simulate", "hardware": hardware(), "runs": runs, "peer": _peer(pytreegrav, setting),
             "work": "forces of two galaxies on their way in, tree and all; peer: " + _peer(pytreegrav, setting),
             "rows": rows}

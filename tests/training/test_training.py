@@ -350,6 +350,12 @@ def test_epochs_go_on_through_one_stream_of_permutations():
     assert taken[:n] != taken[n:]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_kept_in_memory_make_the_same_weights(straight, data, tmp_path, workers):
+    path = fit(recipe(data, tmp_path, in_memory=True, loader_workers=workers))
+    assert_same(state(path), state(straight[1]))
+
+
 @pytest.mark.parametrize("kind", ["float16", "uint8"])
 def test_published_files_train_as_they_are(kind, tmp_path):
     path = write_dummy_dataset(tmp_path / "published.hdf5", n_encounters=4, n_snapshots=4, n_cameras=2, n_pixels=64,

@@ -13,7 +13,7 @@ from ..progress import say
 from . import schema
 from .reader import Dataset
 
-__all__ = ["EncounterImages", "GlobalBatches", "loader", "read_images"]
+__all__ = ["EncounterImages", "InMemory", "GlobalBatches", "loader", "read_images"]
 
 
 class EncounterImages(TorchDataset):
@@ -66,6 +66,36 @@ class EncounterImages(TorchDataset):
         good = np.flatnonzero(~bad)
         place = np.where(bad, good[np.cumsum(bad) % len(good)], np.arange(len(index)))
         return index[place], images[place]
+
+
+class InMemory(TorchDataset):
+    """Images and labels that were read once: the images on a device, in half precision, as files hold them.
+
+    Parameters
+    ----------
+    images : what is read.
+    device : of torch.
+    workers : processes that read; 0 for this one.
+    """
+
+    def __init__(self, images: EncounterImages, device="cpu", workers: int = 0):
+        places = [list(range(k, min(k + 256, len(images)))) for k in range(0, len(images), 256)]
+        self._image = torch.empty((len(images), *images.dataset.shape), dtype=torch.float16, device=device)
+        rows = []
+        for place, batch in zip(places, loader(images, places, workers), strict=True):
+            self._image[place[0]:place[-1] + 1] = batch.pop("image").to(device, torch.float16)
+            # What a process of the loader sends lies in an open file of its own, of which there are not many.
+            rows.append({name: values.clone() for name, values in batch.items()})
+        self._row = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def __len__(self):
+        return len(self._image)
+
+    def __getitems__(self, positions):
+        """One whole batch, as that of `EncounterImages`."""
+        positions = torch.as_tensor(positions)
+        return {"image": self._image[positions.to(self._image.device)],
+                **{name: values[positions] for name, values in self._row.items()}}
 
 
 def read_images(dataset: Dataset, index: np.ndarray) -> np.ndarray:

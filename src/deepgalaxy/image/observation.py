@@ -59,7 +59,7 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
 
     Parameters
     ----------
-    light : (B, 1, S, S) linear.
+    light : (B, 1, S, S) linear; it is observed on the device that it is on.
     pixel_scale : (B,) kpc per pixel, NaN where unknown.
     seeds : (B,) one per image.
     realism : what observation does to images; None for clean ones.
@@ -68,12 +68,13 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     n_ideal : for how many of the images the undisturbed frame is asked for too.
     framing : one of `preprocess.FRAMINGS`.
     """
-    canvas, ideal, zoom = light, light, torch.ones(len(light))
+    canvas, ideal, zoom = light, light, light.new_ones(len(light))
     seeds = np.asarray(seeds, np.uint64)
     active = torch.from_numpy(seeds.astype(np.float64) / 2.0**62 < realistic)
     observed = realism is not None and bool(active.any())
     if observed:
-        draws = draw(seeds[active.numpy()], light.shape[-1])
+        draws = draw(seeds[active.numpy()], light.shape[-1], light.device)
+        active = active.to(light.device)
         canvas, ideal = light.clone(), light.clone()
         canvas[active], ideal[active], zoom[active] = observe(light[active], draws, realism)
     framing = FRAMINGS[framing](canvas)
@@ -87,16 +88,18 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     ideal = stretch(cut_frames(ideal[:n_ideal], first, size)) if n_ideal else frames[:0]
     if jitter:
         for axis, mask in zip((2, 3), mirrors, strict=True):
-            mask = torch.from_numpy(mask)[:, None, None, None]
+            mask = torch.from_numpy(mask).to(light.device)[:, None, None, None]
             frames = torch.where(mask, frames.flip(axis), frames)
             ideal = torch.where(mask[:n_ideal], ideal.flip(axis), ideal)
-    side = torch.from_numpy(framing.half_side).float() * light.shape[-1] * pixel_scale / zoom
+    half_side = torch.from_numpy(framing.half_side).float().to(light.device)
+    side = half_side * light.shape[-1] * pixel_scale / zoom
     return Observation(frames, torch.log10(side / 100), ideal)
 
 
 def _jitter(framing: Framing, seeds) -> tuple[Framing, np.ndarray]:
     """Frames a little off, and which of them (2, B) to mirror along y and x; from each image's own seed."""
-    rng = [np.random.default_rng(int(s)) for s in seeds]
-    n = np.array([g.standard_normal(4) for g in rng])
-    mirrors = np.array([g.random(2) < 0.5 for g in rng]).T
+    from scipy.special import ndtri
+
+    u = np.stack([(image_seeds(k, 0, seeds) + 0.5) / 2.0**62 for k in range(6)], axis=1)
+    n, mirrors = ndtri(u[:, :4]), u[:, 4:].T < 0.5
     return framing.jittered(0.05 * n[:, :2], np.exp(0.1 * n[:, 2]), np.radians(6) * n[:, 3]), mirrors

@@ -8,6 +8,7 @@ same functions in training, with their sky, stars and neighbours drawn in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,9 @@ _MAX_SIDE = 8192
 
 #: Companions are looked for within this distance of the canvas's centre, in half sides.
 _FIELD = 0.78
+
+_WITHIN_A_GRID = np.zeros((3, 3, 3), bool)
+_WITHIN_A_GRID[1] = True
 
 #: The frame's half side over the radius that holds 97 % of the detected cells.
 MARGIN = 1.35
@@ -79,9 +83,9 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     # A damaged pixel far below all others is no part of the scale; one far above is none either.
     low = max(low, faint - (high - faint)) if high > faint else low
     pixels = (np.maximum(pixels - low, 0) / (high - low)).astype(np.float32)
-    border = _border(pixels[None])[0]
+    border = _border(torch.from_numpy(pixels)[None])[0].numpy()
     if mask is not None:
-        kept = border[~_border(mask[None])[0]]
+        kept = border[~_border(torch.from_numpy(mask)[None])[0].numpy()]
         border = kept if len(kept) else pixels[~mask]
     background = float(np.median(border))
     if mask is not None:
@@ -102,12 +106,18 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     return canvas, binned * side / canvas.shape[-1]
 
 
-def _border(images: np.ndarray) -> np.ndarray:
+def _border(images: torch.Tensor) -> torch.Tensor:
     """The outer 6 % of images (B, H, W) as (B, K)."""
-    b, h, w = images.shape
-    k = max(2, int(0.06 * min(h, w)))
-    return np.concatenate([images[:, :k].reshape(b, -1), images[:, -k:].reshape(b, -1),
-                           images[:, k:-k, :k].reshape(b, -1), images[:, k:-k, -k:].reshape(b, -1)], axis=1)
+    k = max(2, int(0.06 * min(images.shape[1:])))
+    return torch.cat([part.flatten(1) for part in (images[:, :k], images[:, -k:], images[:, k:-k, :k],
+                                                   images[:, k:-k, -k:])], dim=1)
+
+
+def _between(rows: torch.Tensor, q: float) -> torch.Tensor:
+    """The q-quantile (B,) of rows (B, K), between two values where it falls between them."""
+    place = q * (rows.shape[1] - 1)
+    low, high = (rows.kthvalue(1 + k, dim=1).values for k in (math.floor(place), math.ceil(place)))
+    return torch.lerp(low, high, place % 1)
 
 
 def find_frames(canvas: torch.Tensor) -> Framing:
@@ -121,52 +131,64 @@ def find_frames(canvas: torch.Tensor) -> Framing:
     ----------
     canvas : (B, 1, S, S) float.
     """
+    coarse = F.interpolate(_without_stars(canvas), size=(_GRID, _GRID), mode="area")[:, 0]
+    border = _border(coarse)
+    background = torch.minimum(_between(border, 0.5), _between(coarse.flatten(1), 0.5))
+    # Noise from neighbouring differences, which gradients and smooth light hardly touch.
+    noise = 1.05 * _between(border.diff(dim=1).abs(), 0.5)
+    light = coarse - background[:, None, None]
+    threshold = torch.maximum(4 * noise, 0.06 * _between(light.flatten(1), 0.995).clamp(min=1e-12))
+    return _frames_of(light.cpu().numpy(), (light > threshold[:, None, None]).cpu().numpy())
+
+
+def _frames_of(light: np.ndarray, bright: np.ndarray) -> Framing:
+    """The frame around the main piece of bright cells, and those that rival it, in each grid (B, n, n) of light."""
     from scipy.ndimage import label
 
-    coarse = F.interpolate(_without_stars(canvas), size=(_GRID, _GRID), mode="area")[:, 0].cpu().numpy()
-    border = _border(coarse)
-    background = np.minimum(np.median(border, axis=1), np.median(coarse.reshape(len(coarse), -1), axis=1))
-    # Noise from neighbouring differences, which gradients and smooth light hardly touch.
-    step = np.abs(np.diff(border, axis=1))
-    noise = 1.05 * np.median(step, axis=1)
-    light = coarse - background[:, None, None]
-    peak = np.quantile(light.reshape(len(light), -1), 0.995, axis=1)
-    threshold = np.maximum(4 * noise, 0.06 * np.maximum(peak, 1e-12))
+    n, n_cells = len(light), light[0].size
+    # All grids at once: neighbours touch within one of them only. Piece 0 is the sky.
+    pieces, count = label(bright, structure=_WITHIN_A_GRID)
+    cells = np.flatnonzero(pieces)
+    piece, grid, cell = pieces.ravel()[cells], cells // n_cells, cells % n_cells
     axis = (np.arange(_GRID) + 0.5) * 2 / _GRID - 1
-    gx, gy = np.meshgrid(axis, axis)
-    n = len(coarse)
-    out = Framing(np.zeros((n, 2)), np.ones(n), np.zeros(n), np.zeros(n, bool), np.zeros(n, int))
-    for b in range(n):
-        pieces, count = label(light[b] > threshold[b], structure=np.ones((3, 3)))
-        if count == 0:
-            continue
-        flat = pieces.ravel()
-        positive = np.maximum(light[b], 0).ravel()
-        area = np.bincount(flat, minlength=count + 1)[1:]
-        flux = np.bincount(flat, weights=positive, minlength=count + 1)[1:]
-        x = np.bincount(flat, weights=gx.ravel(), minlength=count + 1)[1:] / area
-        y = np.bincount(flat, weights=gy.ravel(), minlength=count + 1)[1:] / area
-        main = int(np.argmax(area * np.exp(-(x**2 + y**2) / 0.5)))
-        distance = np.hypot(x - x[main], y - y[main])
-        # A companion is of a size with the main piece, and no further than three of its diameters.
-        reach = np.clip(6 * np.sqrt(area[main] / np.pi) * 2 / _GRID, 0.3, 1.0)
-        keep = (area > 0.15 * area[main]) & (flux > 0.07 * flux[main]) & (distance < reach) & (area >= 4)
-        # Whoever takes a picture of a pair has it in the middle; bright stars sit anywhere.
-        keep &= np.hypot(x, y) < _FIELD
-        keep[main] = True
-        if area[main] < 3:
-            continue
-        member = np.concatenate([[False], keep])[flat]
-        px, py, weight = gx.ravel()[member], gy.ravel()[member], np.sqrt(positive[member])
-        cx, cy = np.average(px, weights=weight), np.average(py, weights=weight)
-        dx, dy = px - cx, py - cy
-        radius = np.sort(np.hypot(dx, dy))[int(0.97 * (len(dx) - 1))] + 1 / _GRID
-        xx, yy, xy = (np.average(q, weights=weight) for q in (dx * dx, dy * dy, dx * dy))
-        out.centre[b] = cx, cy
-        out.half_side[b] = np.clip(MARGIN * radius, 0.12, 1.5)
-        out.angle[b] = 0.5 * np.arctan2(2 * xy, xx - yy)
-        out.found[b] = True
-        out.crowded[b] = int((~keep & (area >= 6)).sum())
+    gx, gy, positive = axis[cell % _GRID], axis[cell // _GRID], np.maximum(light, 0).ravel()[cells]
+    area = np.maximum(np.bincount(piece, minlength=count + 1), 1)
+    flux, x, y = (np.bincount(piece, q, count + 1) for q in (positive, gx, gy))
+    x, y = x / area, y / area
+    owner = np.zeros(count + 1, int)
+    owner[piece] = grid
+    # The best piece of each grid, of equals the first, is written last.
+    order = np.lexsort((-np.arange(count + 1), area * np.exp(-(x**2 + y**2) / 0.5)))
+    order = order[order > 0]
+    main = np.zeros(n, int)
+    main[owner[order]] = order
+    rival = main[owner]  # of every piece, the main one of its grid
+    # A companion is of a size with the main piece, and no further than three of its diameters.
+    reach = np.clip(6 * np.sqrt(area[rival] / np.pi) * 2 / _GRID, 0.3, 1.0)
+    keep = (area > 0.15 * area[rival]) & (flux > 0.07 * flux[rival]) & (area >= 4)
+    keep &= np.hypot(x - x[rival], y - y[rival]) < reach
+    # Whoever takes a picture of a pair has it in the middle; bright stars sit anywhere.
+    keep &= np.hypot(x, y) < _FIELD
+    keep[main] = True
+    found = (main > 0) & (area[main] >= 3)
+    member = keep[piece] & found[grid]
+    grid, gx, gy, weight = grid[member], gx[member], gy[member], np.sqrt(positive[member])
+    total = np.maximum(np.bincount(grid, weight, n), 1e-300)
+
+    def mean(q):
+        return np.bincount(grid, q * weight, n) / total
+
+    cx, cy = mean(gx), mean(gy)
+    dx, dy = gx - cx[grid], gy - cy[grid]
+    distance = np.hypot(dx, dy)
+    number = np.bincount(grid, minlength=n)
+    nth = np.cumsum(number) - number + (0.97 * (number - 1)).astype(int)
+    radius = distance[np.lexsort((distance, grid))[nth[found]]] + 1 / _GRID
+    crowded = np.bincount(owner[1:][(~keep & (area >= 6))[1:]], minlength=n)
+    out = Framing(np.zeros((n, 2)), np.ones(n), np.zeros(n), found, np.where(found, crowded, 0))
+    out.centre[found] = np.stack([cx, cy], axis=1)[found]
+    out.half_side[found] = np.clip(MARGIN * radius, 0.12, 1.5)
+    out.angle[found] = 0.5 * np.arctan2(2 * mean(dx * dy), mean(dx * dx) - mean(dy * dy))[found]
     return out
 
 

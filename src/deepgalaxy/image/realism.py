@@ -52,17 +52,21 @@ class Draws:
     points: torch.Tensor  #: (B, 240, 3) uniform
 
 
-def draw(seeds, size: int) -> Draws:
-    """Random numbers from one seed per image, for canvases of size pixels."""
+def draw(seeds, size: int, device="cpu") -> Draws:
+    """Random numbers from one seed per image, for canvases of size pixels.
+
+    On a GPU, where one generator after the other would cost more than the network, they follow from the first seed.
+    """
     uniform, normal = [], []
     sizes = [32, _STARS * 3, _NEIGHBOURS * 6, _POINTS * 3]
     n_normal = size * size + 2 * _TEXTURE**2
-    generator = torch.Generator()
-    for seed in seeds:
+    generator = torch.Generator(device)
+    together = 1 if generator.device.type == "cpu" else len(seeds)
+    for seed in seeds[::together]:
         generator.manual_seed(int(seed))
-        uniform.append(torch.rand(sum(sizes), generator=generator))
-        normal.append(torch.randn(n_normal, generator=generator))
-    u, n = torch.stack(uniform), torch.stack(normal)
+        uniform.append(torch.rand(together, sum(sizes), generator=generator, device=device))
+        normal.append(torch.randn(together, n_normal, generator=generator, device=device))
+    u, n = torch.cat(uniform), torch.cat(normal)
     b = len(u)
     u, stars, neighbours, points = u.split(sizes, dim=1)
     noise, texture = n[:, :size * size], n[:, size * size:]
@@ -104,7 +108,7 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     noise = torch.where(u[12] < 0.5, fine, smooth)
     strength = noise_strength(draws, config).reshape(b, 1, 1, 1)
     x = x + torch.where(u[25] < config.detail, 0.3, 1.0) * strength * noise
-    shown = draws.u[:, 14] < config.stretched
+    shown = torch.nonzero(draws.u[:, 14] < config.stretched)[:, 0]
     x[shown] = _display(x[shown], strength[shown], [v[shown] for v in u])
     return _borders(x, draws.u[:, 20:25], config), ideal, zoom
 
@@ -124,10 +128,12 @@ def add_detail(frames: torch.Tensor, draws: Draws, config: RealismConfig) -> tor
     peak = (quantile(frames, 0.995).reshape(b, 1, 1, 1) - sky).clamp(min=1e-12)
     x, y, bright = draws.points.unbind(2)
     index = (y * size).long() * size + (x * size).long()
-    present = torch.arange(_POINTS) < _POINTS * crowded.reshape(b, 1) ** 1.5
+    number = torch.arange(_POINTS, device=frames.device)
+    present = number < _POINTS * crowded.reshape(b, 1) ** 1.5
     # Two of three points are stars, the others are knots, as bright as the light that they lie in.
-    is_knot = torch.arange(_POINTS) % 3 == 0
-    star, knot = (torch.zeros(b, size * size).scatter_add_(1, index, flux * present * kind).reshape(b, 1, size, size)
+    is_knot = number % 3 == 0
+    nothing = frames.new_zeros(b, size * size)
+    star, knot = (nothing.scatter_add(1, index, flux * present * kind).reshape(b, 1, size, size)
                   for flux, kind in ((10 ** (2.2 * bright**4 - 2.6), ~is_knot), (bright**2, is_knot)))
     points = _soften(peak * star + config.knots * knotty * knot * (frames - sky).clamp(min=0))
     points = torch.lerp(points, _soften(points), wide)
@@ -169,9 +175,9 @@ def _move(light, u, config):
 def _neighbours(u, size, config):
     """Exponential discs seen at any angle, on a grid of half the pixels."""
     half = size // 2
-    axis = torch.linspace(-1, 1, half)
+    axis = torch.linspace(-1, 1, half, device=u.device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    total = torch.zeros(len(u), half, half)
+    total = u.new_zeros(len(u), half, half)
     for k in range(u.shape[1]):
         v = u[:, k, :, None, None]
         dx, dy = x - (2 * v[:, 0] - 1), y - (2 * v[:, 1] - 1)
@@ -190,18 +196,18 @@ def _stars(u, density, size, config):
     """Points with a steep range of brightness, and the wide wings of the brightest."""
     b, n, _ = u.shape
     number = config.stars * density.reshape(b, 1) ** 3
-    present = torch.arange(n) < number
+    present = torch.arange(n, device=u.device) < number
     flux = present * 10 ** (4.2 * u[..., 2] ** 3 - 1.2)
     index = (u[..., 0] * size).long() * size + (u[..., 1] * size).long()
-    image = torch.zeros(b, size * size).scatter_add_(1, index, flux).reshape(b, 1, size, size)
-    wings = _blur(F.avg_pool2d(image, 4), torch.full((b,), 1.2))
+    image = u.new_zeros(b, size * size).scatter_add_(1, index, flux).reshape(b, 1, size, size)
+    wings = _blur(F.avg_pool2d(image, 4), u.new_full((b,), 1.2))
     return image + 0.12 * F.interpolate(wings, size=(size, size), mode="bilinear")
 
 
 def _blur(images, sigma, reach=5):
     """Gaussian of a width (B,) in pixels for each image (B, 1, H, W), cut off after so many pixels."""
     b = len(images)
-    offsets = torch.arange(-reach, reach + 1.0)
+    offsets = torch.arange(-reach, reach + 1.0, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma.reshape(b, 1).clamp(min=1e-3)) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
     x = images.reshape(1, b, *images.shape[2:])
@@ -212,7 +218,7 @@ def _blur(images, sigma, reach=5):
 
 def _sky(draws, u, size):
     """A level and a slope."""
-    axis = torch.linspace(-1, 1, size)
+    axis = torch.linspace(-1, 1, size, device=draws.u.device)
     slope = (u[15] - 0.5) * axis.reshape(1, 1, 1, size) + (u[16] - 0.5) * axis.reshape(1, 1, size, 1)
     return 0.06 * draws.u[:, 17].reshape(-1, 1, 1, 1) ** 3 * slope
 
@@ -230,7 +236,7 @@ def _borders(x, u, config):
     """Black strips along the sides."""
     size = x.shape[-1]
     width = torch.where(u[:, 0] < config.borders, 1.0, 0.0)[:, None] * (u[:, 1:5] - 0.4).clamp(min=0) * 0.5 * size
-    axis = torch.arange(size)
+    axis = torch.arange(size, device=x.device)
     left, right, top, bottom = (width[:, i, None] for i in range(4))
     column = (axis >= left) & (axis < size - right)
     row = (axis >= top) & (axis < size - bottom)

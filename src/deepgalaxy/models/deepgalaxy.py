@@ -11,6 +11,7 @@ from torch import nn
 from ..config import Config
 from .autoencoder import Decoder
 from .backbone import Encoder
+from .blocks import zeroed
 from .classifier import Classifier, Heads
 from .vae import VAE
 
@@ -21,6 +22,8 @@ class ModelConfig(Config):
     """The architecture."""
 
     backbone: str = Field("mobilenetv4_conv_small", description="any timm name with a feature pyramid")
+    second_backbone: str | None = Field(None, description="another one beside it, whose maps are added to its; to "
+                                        "weights without one it adds nothing at first")
     stride: int = Field(16, ge=2, le=32, description="pixels of the image per cell of the activation maps")
     channels: int = Field(64, ge=1, le=2048, description="of the activation maps")
     latent_size: int = Field(32, ge=1, le=1024, description="of z")
@@ -50,6 +53,10 @@ class DeepGalaxy(nn.Module):
         self.config = config
         self.encoder = Encoder(config.backbone, config.stride, config.channels, config.pretrained,
                                config.fine_depth)
+        self.second = None
+        if config.second_backbone is not None:
+            self.second = Encoder(config.second_backbone, config.stride, config.channels, config.pretrained)
+            zeroed(self.second.neck)
         self.decoder = Decoder(config.channels, config.stride, config.decoder_width)
         self.vae = VAE(config.channels, config.latent_size)
         self.classifier = Classifier(config.channels, config.classifier_width, config.classifier_depth,
@@ -57,9 +64,14 @@ class DeepGalaxy(nn.Module):
         # Labels read off z while training: they make distance in z a distance between encounters.
         self.latent_heads = nn.Sequential(nn.Linear(config.latent_size, 128), nn.SiLU(), Heads(128))
 
+    def maps(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) frames -> activation maps (B, C, h, w)."""
+        maps = self.encoder(image)
+        return maps if self.second is None else maps + self.second(image)
+
     def encode(self, image: torch.Tensor) -> Encoding:
         """(B, 1, H, W) frames -> activation maps and the distribution of z."""
-        maps = self.encoder(image)  # (B, 1, H, W) -> (B, C, h, w)
+        maps = self.maps(image)
         return Encoding(maps, *self.vae.encode(maps))
 
     def reconstruct(self, maps: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:

@@ -84,11 +84,16 @@ class Weights:
                       recipe.get("framing", "content"))
 
 
-def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None, **metadata) -> None:
-    """Write the weights, whole or not at all; the file carries a checksum of all that is in it."""
+def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None,
+                 store: str = "float32", **metadata) -> None:
+    """Write the weights, whole or not at all; the file carries a checksum of all that is in it.
+
+    store : "float32" or "float16"; they are read as single precision in any case.
+    """
     from .. import __version__
 
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: (v.to(getattr(torch, store)) if v.is_floating_point() else v).detach().cpu().contiguous()
+               for k, v in model.state_dict().items()}
     header = {"format": _FORMAT, "name": name, "version": __version__, "model": model.config.to_json(),
               "training": training.to_json() if training else "{}", "metadata": json.dumps(metadata)}
     _write(Path(path), tensors, header)

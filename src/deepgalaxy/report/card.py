@@ -86,6 +86,8 @@ def _training(weights: Weights, about: About) -> list[str]:
             f"{model.latent_size}. ")
     if model.fine_depth:
         text += f"The encoder has {model.fine_depth} blocks at half that stride. "
+    if model.second_backbone:
+        text += f"Beside it stands another backbone, {model.second_backbone}, whose maps are added. "
     if {"epochs", "images_per_epoch", "batch_size"} <= recipe.keys():
         text += (f"{recipe['epochs']} epochs of {recipe['images_per_epoch']:,} images, batch {recipe['batch_size']}, "
                  f"{_ALGORITHMS.get(algorithm, algorithm)} with warm-up and cosine; averaged weights are the result. ")

@@ -51,10 +51,15 @@ class TrainConfig(Config):
                                            "features that are computed once, for pictures that are always the same "
                                            "(framing: whole, realism: null, scale_known: 0 or 1)")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    store: Literal["float32", "float16"] = Field("float32", description="of the weights; float16 takes half of the "
+                                                 "space")
     bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
+    in_memory: bool = Field(False, description="read all images once and keep them on the device that trains: 51 kB "
+                            "for each of 160 pixels")
     model: ModelConfig = Field(default_factory=ModelConfig, description="what is left out is as in the weights that "
-                               "it starts from; a deeper classifier, finer blocks or classes may be added to those")
+                               "it starts from; a deeper classifier, finer blocks, a second backbone or classes may be "
+                               "added to those")
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     realism: RealismConfig | None = Field(default_factory=RealismConfig, description="null for clean images only")
@@ -101,7 +106,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     ModelError
         If the architecture cannot be, or is not that of the weights or checkpoint that it goes on from.
     """
-    from ..data.datamodule import EncounterImages
+    from ..data.datamodule import EncounterImages, InMemory
     from ..models.weights import save_weights
     from .callbacks import Checkpoints
     from .heads import Features, freeze
@@ -154,9 +159,13 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
             say(f"going on from {newest.name}")
     with _quiet():
         trainer = _trainer(config, say, progress)
+        if config.in_memory:
+            kept = [InMemory(images, trainer.strategy.root_device, config.loader_workers)
+                    for images in (training, validation)[config.train == "heads":]]  # whose features are kept already
+            training, validation = kept if config.train == "all" else (training, *kept)
         _run(trainer, module, training, validation, batches, config, newest)
     if trainer.is_global_zero and not trainer.interrupted:
-        save_weights(path, module.averaged.module, name=config.name, training=config,
+        save_weights(path, module.averaged.module, name=config.name, training=config, store=config.store,
                      validation_encounters=[dataset.identities[g] for g in validate],
                      training_encounters=sorted(trained_on), n_images=len(dataset))
     return path
@@ -227,6 +236,8 @@ def _trainer(config: TrainConfig, say, progress: bool):
 
     rank, n_workers = world()
     cuda = torch.cuda.is_available()
+    if cuda:
+        torch.set_float32_matmul_precision("high")
     strategy = "auto"
     if n_workers > 1:
         from lightning.pytorch.strategies import DDPStrategy
@@ -236,7 +247,7 @@ def _trainer(config: TrainConfig, say, progress: bool):
     local, output = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), Path(config.output)
     return lightning.Trainer(
         accelerator="gpu" if cuda else "cpu", devices=local, num_nodes=max(1, n_workers // local),
-        strategy=strategy, max_epochs=config.epochs, precision=config.precision,
+        strategy=strategy, max_epochs=config.epochs, precision=config.precision, benchmark=cuda,
         gradient_clip_val=config.optimiser.gradient_clip, use_distributed_sampler=False,
         check_val_every_n_epoch=config.validate_every, num_sanity_val_steps=0, logger=False,
         enable_checkpointing=False, enable_model_summary=False,
@@ -253,8 +264,8 @@ def _run(trainer, module, training, validation, batches, config: TrainConfig, ne
     chunks = [share[i:i + 64].tolist() for i in range(0, len(share), 64)]
     checks = [loader(validation, chunks) for _ in range(2 if config.realism else 1)]  # clean, and with realism
     try:
-        trainer.fit(module, loader(training, batches, config.loader_workers), checks, ckpt_path=newest,
-                    weights_only=False)
+        trainer.fit(module, loader(training, batches, 0 if config.in_memory else config.loader_workers), checks,
+                    ckpt_path=newest, weights_only=False)
     except DatasetError as error:  # of a loader's process it comes with the traceback as its text
         line = str(error).rstrip().splitlines()[-1]
         raise DatasetError(line.removeprefix("deepgalaxy.errors.DatasetError: ")) from None
@@ -367,9 +378,11 @@ def _start(config: TrainConfig):
     theirs, ours = weights.model.config, config.model
     unlike = [name for name in ModelConfig.model_fields if name in ours.model_fields_set
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
-    # What may be added: blocks that do nothing at first, and the head of the classes, which may be left out too.
+    # What may be added: blocks and a backbone that do nothing at first, and the head of the classes, which may be left
+    # out too.
     for name, may in (("classifier_depth", ours.classifier_depth > theirs.classifier_depth),
                       ("fine_depth", ours.fine_depth > theirs.fine_depth),
+                      ("second_backbone", theirs.second_backbone is None),
                       ("n_classes", 0 in (theirs.n_classes, ours.n_classes))):
         if may and name in unlike:
             unlike.remove(name)

@@ -39,7 +39,7 @@ class Features(TorchDataset):
             seen = observe_frames(light, pixel_scale, image_seeds(0, 0, index), None, framing=framing)
             scale, batch[FRAME_SIDE.name] = told_or_asked(seen.scale, torch.tensor(scale_known))
             with torch.no_grad():
-                batch["features"] = model.classifier.features(model.encoder(seen.frames), scale)
+                batch["features"] = model.classifier.features(model.maps(seen.frames), scale)
             parts.append(batch)
         model.train(training)
         self.rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -81,9 +81,15 @@ class TrainingModule(lightning.LightningModule):
         self.n_validation, self.validation, self.framing = n_validation, [], framing
         self.n_cameras = n_cameras
 
-    @torch.no_grad()
     def on_before_batch_transfer(self, batch, dataloader_idx):
-        """Observe and frame the images, on the CPU; what goes on to the device are frames and labels."""
+        """The images' numbers stay here: seeds are made of them."""
+        if "index" in batch:
+            batch["index"] = batch["index"].numpy()
+        return batch
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        """Observe and frame the images on the device that trains: a GPU would wait for what cores can observe."""
         training = self.trainer.training
         if training:
             # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
@@ -97,7 +103,7 @@ class TrainingModule(lightning.LightningModule):
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed, self.current_epoch, index), self.realism,
                                   self.loss.realistic, jitter=self.framing == "content", n_ideal=n_decoded,
                                   framing=self.framing)
-            told = torch.rand(len(light)) < self.loss.scale_known
+            told = torch.rand(len(light), device=light.device) < self.loss.scale_known
             scale, batch[FRAME_SIDE.name] = told_or_asked(seen.scale, told)
         else:
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed + 1, 0, index),
