@@ -504,6 +504,30 @@ def test_a_deeper_classifier_starts_as_the_one_before(straight, data, tmp_path):
         fit(less, say=lambda line: None)
 
 
+def test_a_second_backbone_starts_as_nothing_and_learns(straight, data, tmp_path):
+    config, path, _ = straight
+
+    def grown(name, rate, **more):
+        optimiser = config.optimiser.model_copy(update={"learning_rate": rate})
+        return fit(config.model_copy(update={
+            "output": str(tmp_path / name), "start_from": str(path), "split_seed": config.seed, "optimiser": optimiser,
+            "model": config.model.model_copy(update={"second_backbone": "resnet10t"}), **more}), say=lambda line: None)
+
+    image = torch.randn(3, 1, 64, 64)
+    ours, theirs = load_weights(grown("still", 1e-12)).model, load_weights(path).model
+    assert ours.second.neck.weight.abs().max() < 1e-6
+    theirs.load_state_dict(ours.state_dict(), strict=False)  # BatchNorm's averages follow the images
+    torch.testing.assert_close(ours.encode(image).maps, theirs.encode(image).maps, rtol=1e-4, atol=1e-4)
+    learnt = grown("learnt", 1e-2, store="float16")
+    model = load_weights(learnt).model
+    assert model.second.neck.weight.abs().max() > 1e-4 and model.second.neck.weight.dtype == torch.float32
+    assert learnt.stat().st_size < 0.6 * (tmp_path / "still" / "model.safetensors").stat().st_size
+    with pytest.raises(ModelError, match="second_backbone resnet10t, not resnet18"):
+        fit(config.model_copy(update={
+            "output": str(tmp_path / "another"), "start_from": str(learnt), "split_seed": config.seed,
+            "model": config.model.model_copy(update={"second_backbone": "resnet18"})}), say=lambda line: None)
+
+
 def test_heads_alone_are_trained_on_the_features_of_the_rest(straight, data, tmp_path):
     """Everything below the last layers stays to the bit, and what they are trained on is what they will see."""
     config, path, _ = straight

@@ -82,8 +82,8 @@ class InMemory(TorchDataset):
         places = [list(range(k, min(k + 256, len(images)))) for k in range(0, len(images), 256)]
         self._image = torch.empty((len(images), *images.dataset.shape), dtype=torch.float16, device=device)
         rows = []
-        for place, batch in zip(places, loader(images, places, workers), strict=True):
-            self._image[place[0]:place[-1] + 1] = batch.pop("image").to(device, torch.float16)
+        for place, batch in zip(places, loader(_InHalfPrecision(images), places, workers), strict=True):
+            self._image[place[0]:place[-1] + 1] = batch.pop("image").to(device)
             # What a process of the loader sends lies in an open file of its own, of which there are not many.
             rows.append({name: values.clone() for name, values in batch.items()})
         self._row = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -96,6 +96,17 @@ class InMemory(TorchDataset):
         positions = torch.as_tensor(positions)
         return {"image": self._image[positions.to(self._image.device)],
                 **{name: values[positions] for name, values in self._row.items()}}
+
+
+class _InHalfPrecision(TorchDataset):
+    """Half as much to send from a process that reads."""
+
+    def __init__(self, images: EncounterImages):
+        self._images = images
+
+    def __getitems__(self, positions):
+        batch = self._images.__getitems__(positions)
+        return {**batch, "image": batch["image"].half()}
 
 
 def read_images(dataset: Dataset, index: np.ndarray) -> np.ndarray:
