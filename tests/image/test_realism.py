@@ -175,3 +175,20 @@ def test_stored_images_become_linear_light():
     np.testing.assert_allclose(light_from_stored(stored)[0, 0], [[0, 1e6], [10**7.5, 1e9]], rtol=1e-5)
     np.testing.assert_array_equal(light_from_stored(stored / 10, logarithmic=False)[0, 0], stored[0] / 10)
     assert light_from_stored(stored.half()).dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU on this machine")
+def test_a_gpu_observes_as_the_cores_do():
+    draws, pictures = draw(range(6), SIZE), light()
+    there = Draws(*(getattr(draws, name).cuda() for name in Draws.__dataclass_fields__))
+    for ours, theirs in zip(observe(pictures, draws, RealismConfig()), observe(pictures.cuda(), there, RealismConfig()),
+                            strict=True):
+        difference = (ours - theirs.cpu()).abs()
+        assert difference.max() < 1.1 / 255 * max(1, ours.max()) and difference.median() < 1e-6  # 8 bits are rounded
+    seeds = image_seeds(0, 0, np.arange(6))
+    ours, theirs = (observe_frames(x, scales(6).to(x.device), seeds, None, jitter=True, n_ideal=2)
+                    for x in (pictures, pictures.cuda()))
+    for name in ("frames", "scale", "ideal"):
+        torch.testing.assert_close(getattr(theirs, name).cpu(), getattr(ours, name), rtol=1e-4, atol=1e-4)
+    seen = observe_frames(pictures.cuda(), scales(6).cuda(), seeds, RealismConfig(), jitter=True)
+    assert torch.isfinite(seen.frames).all() and seen.frames.std() > 0.05

@@ -247,7 +247,7 @@ def _trainer(config: TrainConfig, say, progress: bool):
     local, output = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), Path(config.output)
     return lightning.Trainer(
         accelerator="gpu" if cuda else "cpu", devices=local, num_nodes=max(1, n_workers // local),
-        strategy=strategy, max_epochs=config.epochs, precision=config.precision, benchmark=cuda,
+        strategy=strategy, max_epochs=config.epochs, precision=config.precision,
         gradient_clip_val=config.optimiser.gradient_clip, use_distributed_sampler=False,
         check_val_every_n_epoch=config.validate_every, num_sanity_val_steps=0, logger=False,
         enable_checkpointing=False, enable_model_summary=False,
