@@ -32,7 +32,7 @@ ABOUT = About(
         wider labels (docs/log.md, 2026-11-24).""",
     limits=(
         """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to 0.9),
-        by a fault of their design; in the last five parts one suite goes the other way and has as much weight
+        by a fault of their design; in the last five parts one suite goes the other way and has as much weight, or somewhat more
         (docs/suites.md, What goes with what). In `bars` and `test` nothing goes with anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",
         "Two galaxies of an old stellar disc each: no gas, no star formation, no dust but what realism paints on.",

@@ -192,8 +192,8 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
              scheduler: SchedulerOption = None, workers: WorkersOption = None, patience: PatienceOption = 120,
              gadget: Annotated[bool, typer.Option("--gadget", help="keep whole snapshots too, as Gadget-HDF5 in "
                                                   "folders of their own")] = False,
-             device: Annotated[str, typer.Option("--device", help="cpu, or cuda: forces of all pairs on a GPU; on a "
-                                                 "cluster, one worker per GPU")] = "cpu",
+             device: Annotated[str, typer.Option("--device", help="cpu, or cuda: forces of all pairs on a GPU, which "
+                                                 "several workers may share")] = "cpu",
              json_file: JsonOption = None) -> None:
     """Encounters to snapshots: runs what is missing in the folder, and can be started again at any time."""
     from .cluster import dask_client

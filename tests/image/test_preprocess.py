@@ -8,6 +8,7 @@ from deepgalaxy.errors import ImageError
 from deepgalaxy.image.preprocess import (
     FRAME_PIXELS,
     Framing,
+    _frames_of,
     asinh,
     cut_frames,
     find_frames,
@@ -236,3 +237,29 @@ def test_identity_framing_is_the_canvas_itself():
     canvas = torch.from_numpy(pair((112, 112)))[None, None].float()
     whole = Framing(np.zeros((1, 2)), np.ones(1), np.zeros(1), np.ones(1, bool), np.zeros(1, int))
     np.testing.assert_allclose(cut_frames(canvas, whole), canvas, atol=1e-5)
+
+
+def test_pieces_of_light_never_reach_into_the_next_grid():
+    """Grids of random pieces, some empty, some touching every edge, each framed as if it were alone."""
+    rng = np.random.default_rng(0)
+    light = rng.random((200, 40, 40)).astype(np.float32)
+    bright = light > rng.choice([0.7, 0.9, 0.97, 0.999, 2], (200, 1, 1))
+    bright[::7, 0] = bright[::7, -1] = bright[1::7, :, 0] = True
+    together = _frames_of(light, bright)
+    assert together.found.any() and not together.found.all()
+    for i in range(len(light)):
+        alone = _frames_of(light[i:i + 1], bright[i:i + 1])
+        for name in Framing.__dataclass_fields__:
+            np.testing.assert_allclose(getattr(alone, name)[0], getattr(together, name)[i], rtol=1e-9, atol=1e-9)
+
+
+def test_two_pieces_of_a_size_are_framed_together_and_a_small_one_is_not():
+    light, bright = np.zeros((1, 40, 40), np.float32), np.zeros((1, 40, 40), bool)
+    for row, column, size in ((20, 12, 4), (20, 24, 4), (8, 8, 1)):
+        light[0, row:row + size, column:column + size] = 1
+        bright[0, row:row + size, column:column + size] = True
+    framing = _frames_of(light, bright)
+    x = (np.array([13.5, 25.5]) + 0.5) * 2 / 40 - 1
+    np.testing.assert_allclose(framing.centre[0], [x.mean(), (21.5 + 0.5) * 2 / 40 - 1], atol=1e-9)
+    np.testing.assert_allclose(framing.angle[0] % np.pi, 0, atol=1e-9)
+    assert framing.found[0] and framing.crowded[0] == 0 and framing.half_side[0] > 1.35 * 6 * 2 / 40

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepgalaxy.image.observation import image_seeds, light_from_stored, observe_frames
-from deepgalaxy.image.preprocess import cut_frames, find_frames, stretch
+from deepgalaxy.image.observation import _jitter, image_seeds, light_from_stored, observe_frames
+from deepgalaxy.image.preprocess import Framing, cut_frames, find_frames, stretch
 from deepgalaxy.image.realism import Draws, RealismConfig, add_detail, draw, noise_strength, observe
 
 SIZE = 96
@@ -192,3 +192,17 @@ def test_a_gpu_observes_as_the_cores_do():
         torch.testing.assert_close(getattr(theirs, name).cpu(), getattr(ours, name), rtol=1e-4, atol=1e-4)
     seen = observe_frames(pictures.cuda(), scales(6).cuda(), seeds, RealismConfig(), jitter=True)
     assert torch.isfinite(seen.frames).all() and seen.frames.std() > 0.05
+
+
+def test_misplaced_frames_are_normal_and_half_of_them_mirrored():
+    n = 20_000
+    seeds = image_seeds(3, 1, np.arange(n))
+    framing = Framing(np.zeros((n, 2)), np.ones(n), np.zeros(n), np.ones(n, bool), np.zeros(n, int))
+    moved, mirrored = _jitter(framing, seeds)
+    columns = np.stack([moved.centre[:, 0] / 0.05, moved.centre[:, 1] / 0.05, np.log(moved.half_side) / 0.1,
+                        moved.angle / np.radians(6), 2.0 * mirrored[0] - 1, 2.0 * mirrored[1] - 1])
+    np.testing.assert_allclose(columns.mean(axis=1), 0, atol=4 / np.sqrt(n))
+    np.testing.assert_allclose(columns.std(axis=1), 1, atol=0.02)
+    # Neither with each other nor with what else is decided by the seed does any of them go.
+    together = np.corrcoef(np.concatenate([columns, seeds[None] / 2.0**62]))
+    assert np.abs(together - np.eye(7)).max() < 4.5 / np.sqrt(n)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgalaxy.errors import ConfigError
+from deepgalaxy.errors import ConfigError, DeepGalaxyWarning
 from deepgalaxy.simulate import evolve as evolve_module
 from deepgalaxy.simulate import gpu
 from deepgalaxy.simulate.encounter import EncounterConfig, initial_conditions
@@ -61,7 +61,7 @@ def test_without_triton_forces_come_from_torch(monkeypatch):
 
     monkeypatch.setattr(gpu, "_pair_kernel", missing)
     p = initial_conditions(EncounterConfig(resolution={"n_particles": 512}))
-    with pytest.warns(RuntimeWarning, match="plain torch.*No module named 'triton'"):
+    with pytest.warns(DeepGalaxyWarning, match="plain torch.*No module named 'triton'"):
         forces = DirectForces(p.masses, p.softening, "cpu:0")
     np.testing.assert_array_equal(forces(p.positions)[0], DirectForces(p.masses, p.softening, "cpu")(p.positions)[0])
     with pytest.raises(ImportError):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgalaxy.data.datamodule import EncounterImages, GlobalBatches, loader
+from deepgalaxy.data.datamodule import EncounterImages, GlobalBatches, InMemory, loader
 from deepgalaxy.data.joined import open_data
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.splits import split_by_encounter
@@ -522,6 +522,8 @@ def test_a_second_backbone_starts_as_nothing_and_learns(straight, data, tmp_path
     model = load_weights(learnt).model
     assert model.second.neck.weight.abs().max() > 1e-4 and model.second.neck.weight.dtype == torch.float32
     assert learnt.stat().st_size < 0.6 * (tmp_path / "still" / "model.safetensors").stat().st_size
+    with pytest.raises(ModelError, match="second_backbone = resnet10x: timm has no model of this name; did you mean"):
+        DeepGalaxy(ModelConfig(second_backbone="resnet10x"))
     with pytest.raises(ModelError, match="second_backbone resnet10t, not resnet18"):
         fit(config.model_copy(update={
             "output": str(tmp_path / "another"), "start_from": str(learnt), "split_seed": config.seed,
@@ -758,16 +760,26 @@ def test_a_bad_image_is_skipped_and_said_if_so_configured(bad_data, capsys):
         images.__getitems__(bad)
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_ends_a_training_with_one_line(bad_data, tmp_path, workers):
-    config = recipe(bad_data, tmp_path / "run", validation_share=0.3, loader_workers=workers, images_per_epoch=64)
+def test_a_bad_image_ends_a_training_with_one_line(bad_data, tmp_path, workers, in_memory):
+    config = recipe(bad_data, tmp_path / "run", validation_share=0.3, loader_workers=workers, images_per_epoch=64,
+                    in_memory=in_memory)
     with pytest.raises(DatasetError, match=r"^[^\n]*bad.h5: group encounter_000[01][^\n]*$"):
         fit(config, say=lambda line: None)
 
 
-def test_a_recipe_that_skips_bad_images_trains_through(bad_data, tmp_path):
-    config = recipe(bad_data, tmp_path / "run", bad_images="skip", validation_share=0.3)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_recipe_that_skips_bad_images_trains_through(bad_data, tmp_path, in_memory):
+    config = recipe(bad_data, tmp_path / "run", bad_images="skip", validation_share=0.3, in_memory=in_memory)
     assert load_weights(fit(config, say=lambda line: None))
+
+
+def test_more_images_than_memory_are_one_line(data):
+    images = EncounterImages(Dataset(data), np.arange(32))
+    images.dataset.shape = (1 << 20, 1 << 20)  # 70 TB
+    with pytest.raises(ConfigError, match="in_memory = True: 32 images need 70368.7 GB, cpu has .* in_memory: false"):
+        InMemory(images)
 
 
 def test_a_recipe_may_name_several_data_sets(tmp_path):

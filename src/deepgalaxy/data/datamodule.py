@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 from ..labels import LABELS
 from ..progress import say
 from . import schema
@@ -69,24 +71,38 @@ class EncounterImages(TorchDataset):
 
 
 class InMemory(TorchDataset):
-    """Images and labels that were read once: the images on a device, in half precision, as files hold them.
+    """Images and labels that were read once: the images on a device, in half precision.
 
     Parameters
     ----------
     images : what is read.
     device : of torch.
     workers : processes that read; 0 for this one.
+
+    Raises
+    ------
+    ConfigError
+        If the device has no room for them.
+    DatasetError
+        If one of them is bad, and bad ones are not skipped.
     """
 
     def __init__(self, images: EncounterImages, device="cpu", workers: int = 0):
-        places = [list(range(k, min(k + 256, len(images)))) for k in range(0, len(images), 256)]
+        needed, free = 2 * len(images) * math.prod(images.dataset.shape), _free_memory(torch.device(device))
+        if needed > 0.9 * free:
+            raise ConfigError(f"in_memory = True: {len(images)} images need {needed / 1e9:.1f} GB, {device} has "
+                              f"{free / 1e9:.1f} GB free; set in_memory: false")
         self._image = torch.empty((len(images), *images.dataset.shape), dtype=torch.float16, device=device)
+        # In any order, so that what takes the place of a bad image is not another of a bad encounter.
+        order = np.random.default_rng(0).permutation(len(images))
+        places = [place.tolist() for place in np.array_split(order, -(-len(order) // 256))]
         rows = []
         for place, batch in zip(places, loader(_InHalfPrecision(images), places, workers), strict=True):
-            self._image[place[0]:place[-1] + 1] = batch.pop("image").to(device)
+            self._image[place] = batch.pop("image").to(device)
             # What a process of the loader sends lies in an open file of its own, of which there are not many.
             rows.append({name: values.clone() for name, values in batch.items()})
-        self._row = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        back = torch.from_numpy(np.argsort(order))
+        self._row = {name: torch.cat([row[name] for row in rows])[back] for name in rows[0]}
 
     def __len__(self):
         return len(self._image)
@@ -107,6 +123,15 @@ class _InHalfPrecision(TorchDataset):
     def __getitems__(self, positions):
         batch = self._images.__getitems__(positions)
         return {**batch, "image": batch["image"].half()}
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def read_images(dataset: Dataset, index: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     ----------
     light : (B, 1, S, S) linear; it is observed on the device that it is on.
     pixel_scale : (B,) kpc per pixel, NaN where unknown.
-    seeds : (B,) one per image.
+    seeds : (B,) one per image; on a GPU, what observation draws follows from the first of them alone.
     realism : what observation does to images; None for clean ones.
     realistic : share of the images that it is done to.
     jitter : mirror, and misplace the frame a little, as training wants it.

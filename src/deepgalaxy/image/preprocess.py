@@ -142,7 +142,7 @@ def find_frames(canvas: torch.Tensor) -> Framing:
 
 
 def _frames_of(light: np.ndarray, bright: np.ndarray) -> Framing:
-    """The frame around the main piece of bright cells, and those that rival it, in each grid (B, n, n) of light."""
+    """The frame around the main piece of bright cells, and those that rival it, in each grid (B, 40, 40) of light."""
     from scipy.ndimage import label
 
     n, n_cells = len(light), light[0].size

@@ -1,6 +1,6 @@
 """Observational realism: what lies between a simulated galaxy and its picture.
 
-All images of a batch are treated at once, each with random numbers of its own: image i of epoch e
+All images of a batch are treated at once, each with random numbers of its own: on the CPU, image i of epoch e
 looks the same on one worker and on five hundred. 160-pixel canvases cost about 2 ms each on one core.
 """
 

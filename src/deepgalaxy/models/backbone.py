@@ -30,6 +30,7 @@ class Encoder(nn.Module):
     channels : of the maps.
     pretrained : load timm's published weights (needs them in its cache).
     fine_depth : residual blocks at half the stride.
+    argument : what the backbone is called where it was asked for.
 
     Raises
     ------
@@ -38,21 +39,21 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, backbone: str, stride: int, channels: int, pretrained: bool = False,
-                 fine_depth: int = 0):
+                 fine_depth: int = 0, argument: str = "backbone"):
         super().__init__()
         create_model = timm_families.creator(backbone, pretrained)
         if create_model is None:
             known = timm_families.whole().list_models()
             close = difflib.get_close_matches(backbone, known, n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
-            raise ModelError(f"backbone = {backbone}: timm has no model of this name{hint}")
+            raise ModelError(f"{argument} = {backbone}: timm has no model of this name{hint}")
         try:
             # Only the strides are asked for. On the meta device the first weights would be drawn by functions that
             # import torch's compiler: 4 seconds.
             with torch.random.fork_rng(devices=[]):
                 pyramid = create_model(backbone, features_only=True, in_chans=3)
         except (RuntimeError, AttributeError, TypeError) as error:
-            raise ModelError(f"backbone = {backbone}: has no feature pyramid ({error}); choose another") from None
+            raise ModelError(f"{argument} = {backbone}: has no feature pyramid ({error}); choose another") from None
         reductions = pyramid.feature_info.reduction()
         strides = [stride // 2, stride] if fine_depth else [stride]
         for wanted in reversed(strides):
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
             self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=levels,
                                      pretrained=pretrained)
         except OSError as error:
-            raise ModelError(f"backbone = {backbone}: pretrained: timm's weights are not in its cache and cannot be "
+            raise ModelError(f"{argument} = {backbone}: pretrained: timm's weights are not in its cache and cannot be "
                              f"fetched ({str(error).splitlines()[0][:80]}); set pretrained: false, or fetch them once "
                              "where there is a network") from None
         self.stride, self.channels = stride, channels
@@ -78,14 +79,14 @@ class Encoder(nn.Module):
         self.eval()
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                self._answers_channels_last = self._probe(backbone)
+                self._answers_channels_last = self._probe(backbone, argument)
         except (AssertionError, RuntimeError) as error:
-            raise ModelError(f"backbone = {backbone}: does not take images of any size ({error}); choose a "
+            raise ModelError(f"{argument} = {backbone}: does not take images of any size ({error}); choose a "
                              "convolutional one") from None
         self.memory_format = _memory_format(self.body)
         self.train()
 
-    def _probe(self, backbone: str) -> bool:
+    def _probe(self, backbone: str, argument: str) -> bool:
         """See that a frame gives the maps it should, and drop what they do not need; whether channels come last.
 
         What comes after the stride still runs in some families: it is cut off, unless that changes the maps.
@@ -96,8 +97,8 @@ class Encoder(nn.Module):
         channels_last = maps.shape[1] != self.neck.in_channels
         cells, expected = tuple(maps.shape[1:3] if channels_last else maps.shape[2:]), -(-FRAME_PIXELS // self.stride)
         if cells != (expected, expected):
-            raise ModelError(f"backbone = {backbone}: its maps at stride {self.stride} are {cells[0]}x{cells[1]} of a "
-                             f"frame of {FRAME_PIXELS}, not {expected}x{expected}; choose another")
+            raise ModelError(f"{argument} = {backbone}: its maps at stride {self.stride} are {cells[0]}x{cells[1]} of "
+                             f"a frame of {FRAME_PIXELS}, not {expected}x{expected}; choose another")
         sum(level.sum() for level in features).backward()
         used = {name for name, parameter in self.body.named_parameters() if parameter.grad is not None}
         whole = copy.deepcopy(self.body)

@@ -55,7 +55,8 @@ class DeepGalaxy(nn.Module):
                                config.fine_depth)
         self.second = None
         if config.second_backbone is not None:
-            self.second = Encoder(config.second_backbone, config.stride, config.channels, config.pretrained)
+            self.second = Encoder(config.second_backbone, config.stride, config.channels, config.pretrained,
+                                  argument="second_backbone")
             zeroed(self.second.neck)
         self.decoder = Decoder(config.channels, config.stride, config.decoder_width)
         self.vae = VAE(config.channels, config.latent_size)

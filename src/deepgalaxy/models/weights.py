@@ -88,11 +88,14 @@ def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Confi
                  store: str = "float32", **metadata) -> None:
     """Write the weights, whole or not at all; the file carries a checksum of all that is in it.
 
-    store : "float32" or "float16"; they are read as single precision in any case.
+    Parameters
+    ----------
+    store : "float32" or "float16", of matrices and kernels; they are read as single precision in any case. Vectors,
+        among them the variances that BatchNorm keeps, may be too large or too small for half precision.
     """
     from .. import __version__
 
-    tensors = {k: (v.to(getattr(torch, store)) if v.is_floating_point() else v).detach().cpu().contiguous()
+    tensors = {k: (v.to(getattr(torch, store)) if v.ndim > 1 else v).detach().cpu().contiguous()
                for k, v in model.state_dict().items()}
     header = {"format": _FORMAT, "name": name, "version": __version__, "model": model.config.to_json(),
               "training": training.to_json() if training else "{}", "metadata": json.dumps(metadata)}

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DeepGalaxyWarning
+from ..progress import one_line
 from ..units import G
 
 __all__ = ["DirectForces", "require_device"]
@@ -65,8 +66,9 @@ class DirectForces:
                 if fused:
                     raise
                 self._sum = self._sum_in_torch
-                warnings.warn(f"forces in plain torch, which is slower: Triton fails here: {error}"[:200],
-                              RuntimeWarning, stacklevel=2)
+                warnings.warn("forces in plain torch, 25 times slower: Triton fails here "
+                              f"({one_line(error)[:120]}); it needs gcc and Python's headers", DeepGalaxyWarning,
+                              stacklevel=2)
 
     def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Acceleration (N, 3) in kpc/Myr^2 and potential (N,) in (kpc/Myr)^2 at positions (N, 3) in kpc."""

@@ -55,8 +55,8 @@ class TrainConfig(Config):
                                                  "space")
     bad_images: Literal["stop", "skip"] = Field("stop", description="what an image that is damaged or not finite does")
     loader_workers: int = Field(0, ge=0, description="processes that read images, per worker")
-    in_memory: bool = Field(False, description="read all images once and keep them on the device that trains: 51 kB "
-                            "for each of 160 pixels")
+    in_memory: bool = Field(False, description="read all images once and keep them, in half precision, on the device "
+                            "that trains (with several workers, each keeps all): 51 kB for each of 160 pixels")
     model: ModelConfig = Field(default_factory=ModelConfig, description="what is left out is as in the weights that "
                                "it starts from; a deeper classifier, finer blocks, a second backbone or classes may be "
                                "added to those")
@@ -106,7 +106,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     ModelError
         If the architecture cannot be, or is not that of the weights or checkpoint that it goes on from.
     """
-    from ..data.datamodule import EncounterImages, InMemory
+    from ..data.datamodule import EncounterImages
     from ..models.weights import save_weights
     from .callbacks import Checkpoints
     from .heads import Features, freeze
@@ -159,10 +159,6 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
             say(f"going on from {newest.name}")
     with _quiet():
         trainer = _trainer(config, say, progress)
-        if config.in_memory:
-            kept = [InMemory(images, trainer.strategy.root_device, config.loader_workers)
-                    for images in (training, validation)[config.train == "heads":]]  # whose features are kept already
-            training, validation = kept if config.train == "all" else (training, *kept)
         _run(trainer, module, training, validation, batches, config, newest)
     if trainer.is_global_zero and not trainer.interrupted:
         save_weights(path, module.averaged.module, name=config.name, training=config, store=config.store,
@@ -236,8 +232,6 @@ def _trainer(config: TrainConfig, say, progress: bool):
 
     rank, n_workers = world()
     cuda = torch.cuda.is_available()
-    if cuda:
-        torch.set_float32_matmul_precision("high")
     strategy = "auto"
     if n_workers > 1:
         from lightning.pytorch.strategies import DDPStrategy
@@ -257,15 +251,20 @@ def _trainer(config: TrainConfig, say, progress: bool):
 
 def _run(trainer, module, training, validation, batches, config: TrainConfig, newest: Path | None) -> None:
     """Train; errors that come wrapped are unwrapped."""
-    from ..data.datamodule import loader
+    from ..data.datamodule import InMemory, loader
 
     rank, n_workers = world()
     share = np.arange(len(validation))[rank::n_workers]
     chunks = [share[i:i + 64].tolist() for i in range(0, len(share), 64)]
-    checks = [loader(validation, chunks) for _ in range(2 if config.realism else 1)]  # clean, and with realism
+    workers = config.loader_workers
     try:
-        trainer.fit(module, loader(training, batches, 0 if config.in_memory else config.loader_workers), checks,
-                    ckpt_path=newest, weights_only=False)
+        if config.in_memory:
+            device, workers = trainer.strategy.root_device, 0
+            validation = InMemory(validation, device, config.loader_workers)
+            if config.train == "all":  # features are kept already
+                training = InMemory(training, device, config.loader_workers)
+        checks = [loader(validation, chunks) for _ in range(2 if config.realism else 1)]  # clean, and with realism
+        trainer.fit(module, loader(training, batches, workers), checks, ckpt_path=newest, weights_only=False)
     except DatasetError as error:  # of a loader's process it comes with the traceback as its text
         line = str(error).rstrip().splitlines()[-1]
         raise DatasetError(line.removeprefix("deepgalaxy.errors.DatasetError: ")) from None
@@ -332,7 +331,8 @@ def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
     """Checkpoints go on as they were begun; only the machinery around them may change."""
     if not path.is_file():
         return
-    before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every", "bad_images"})
+    before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every", "bad_images", "store",
+                                                  "in_memory"})
                    for c in (TrainConfig.from_json(path.read_text(), str(path)), config))
     changed = [key for key in now if now[key] != before[key]]
     if changed == ["model"]:

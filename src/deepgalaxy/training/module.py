@@ -71,6 +71,8 @@ class TrainingModule(lightning.LightningModule):
         super().__init__()
         self.model = DeepGalaxy(model)
         self.model.to(memory_format=self.model.encoder.memory_format)
+        if self.model.second is not None:
+            self.model.second.to(memory_format=self.model.second.memory_format)
         for layer in self.model.classifier.mix:
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = loss.dropout
