@@ -18,7 +18,7 @@ from deepgalaxy.models.backbone import Encoder
 from deepgalaxy.models.blocks import Depthwise
 from deepgalaxy.models.classifier import soft_targets
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
-from deepgalaxy.models.losses import class_targets, image_loss, kl_divergence, label_loss, ssim
+from deepgalaxy.models.losses import class_targets, image_loss, kl_divergence, label_loss, rank_loss, ssim
 from deepgalaxy.models.vae import VAE
 from deepgalaxy.models.weights import load_weights, save_weights, update_metadata
 
@@ -341,6 +341,35 @@ def test_weight_of_a_label_multiplies_its_part():
     assert label_loss(logits, values, none).item() == 0
     one, three = (label_loss(logits, values, {**none, "mass_ratio": w}).item() for w in (1.0, 3.0))
     assert three == pytest.approx(3 * one) and one > 0
+
+
+def test_order_in_z_is_right_where_it_is_that_of_the_labels():
+    times = {"time_since_pericentre": torch.tensor([0.0, 10.0, 30.0, 70.0, 150.0])}
+    line = torch.stack([times["time_since_pericentre"], torch.zeros(5)], dim=1)
+    assert rank_loss(line, times, {}).item() == pytest.approx(0, abs=1e-3)
+    assert rank_loss(-line, times, {}).item() == pytest.approx(0, abs=1e-3)
+    # All in one place: of every image, each of the K others is as likely the nearest of those not nearer in time.
+    alike = rank_loss(torch.zeros(5, 2), times, {}).item()
+    assert alike == pytest.approx(sum(np.log(k) for k in (1, 2, 3, 4)) / 4, rel=1e-5)
+    assert rank_loss(line[[0, 4, 1, 3, 2]], times, {}).item() > alike
+
+
+def test_order_in_z_is_taught_by_known_labels_alone():
+    values, z = labels(8), torch.randn(8, 4).requires_grad_()
+    first = {name: x[:6] for name, x in values.items()}
+    values["mass_ratio"][6:] = torch.nan
+    loss = rank_loss(z, values, {})
+    assert loss.item() == pytest.approx(rank_loss(z[:6], first, {}).item(), rel=1e-5)
+    loss.backward()
+    assert torch.isfinite(z.grad).all() and (z.grad[6:] == 0).all() and z.grad[:6].abs().min() > 0
+    values["mass_ratio"][:] = torch.nan  # nobody knows it: the others still count
+    without = {name: x for name, x in values.items() if name != "mass_ratio"}
+    assert rank_loss(z, values, {}).item() == pytest.approx(rank_loss(z, without, {}).item(), rel=1e-5) != 0
+    nothing = {name: torch.full_like(x, torch.nan) for name, x in values.items() if name != "stage"}
+    assert rank_loss(z, nothing, {}).item() == 0
+    same = torch.zeros(6, 4, requires_grad=True)
+    rank_loss(same, first, {}).backward()
+    assert torch.isfinite(same.grad).all()
 
 
 @pytest.mark.parametrize("label", LABELS, ids=lambda label: label.name)

@@ -155,22 +155,23 @@ def test_every_part_of_the_loss_teaches_what_it_is_for(monkeypatch):
 
     def parts(step, **weights):
         torch.manual_seed(1)
-        module = TrainingModule(ModelConfig(**MODEL), LossConfig(kl_warmup=1000, free_bits=0, **weights),
-                                OptimiserConfig(), None, total_steps=10)
+        loss = LossConfig(kl_warmup=1000, free_bits=0, **{"latent_ranks": 0.1, **weights})
+        module = TrainingModule(ModelConfig(**MODEL), loss, OptimiserConfig(), None, total_steps=10)
         monkeypatch.setattr(TrainingModule, "global_step", step)
         return module, module.losses(frames, scale, frames[:3], labels)
 
     module, found = parts(1000)
-    names = {"labels", "latent_labels", "reconstruction", "latent_reconstruction", "maps", "kl"}
+    names = {"labels", "latent_labels", "latent_ranks", "reconstruction", "latent_reconstruction", "maps", "kl"}
     assert set(found) == names and all(value > 0 for value in found.values())
     value = {name: part.item() for name, part in found.items()}
     assert parts(500)[1]["kl"].item() == pytest.approx(0.5 * value["kl"]) and parts(0)[1]["kl"].item() == 0
     for name in names - {"labels"}:
-        twice = parts(1000, **{name: 2 * getattr(LossConfig(), name)})[1][name].item()
+        twice = parts(1000, **{name: 2 * getattr(LossConfig(latent_ranks=0.1), name)})[1][name].item()
         assert twice == pytest.approx(2 * value[name])
     model = module.model
-    of = {"labels": model.classifier, "latent_labels": model.latent_heads, "reconstruction": model.decoder,
-          "latent_reconstruction": model.vae.from_latent, "maps": model.vae.expand, "kl": model.vae.to_latent}
+    of = {"labels": model.classifier, "latent_labels": model.latent_heads, "latent_ranks": model.vae.squeeze,
+          "reconstruction": model.decoder, "latent_reconstruction": model.vae.from_latent,
+          "maps": model.vae.expand, "kl": model.vae.to_latent}
     for name, layers in of.items():
         model.zero_grad()
         found[name].backward(retain_graph=True)

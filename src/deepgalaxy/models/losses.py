@@ -7,10 +7,10 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from ..labels import HEADS, NO_STAGE
+from ..labels import HEADS, LABELS, NO_STAGE
 from .classifier import soft_targets
 
-__all__ = ["ssim", "image_loss", "kl_divergence", "class_targets", "label_loss"]
+__all__ = ["ssim", "image_loss", "kl_divergence", "class_targets", "label_loss", "rank_loss"]
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor, data_range: float = 1.0, window: int = 7) -> torch.Tensor:
@@ -103,6 +103,31 @@ def label_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor],
         loss = F.kl_div(found, target, reduction="none").sum(dim=1)
         total = total + weights.get("time_camera", 1.0) * loss.mean()
     return total
+
+
+def rank_loss(z: torch.Tensor, labels: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
+    """How far the order of distances in z (B, latent_size) is from that in the labels, a scalar.
+
+    The labels' distance is Euclidean in units of their blur, each squared difference times its weight. A label that
+    is NaN for all images is left out, and then an image of which another one is.
+
+    References
+    ----------
+    Zha et al. (2023), arXiv 2210.01189, eq. 2 with distances in z in the place of similarities.
+    """
+    at = [weights.get(label.name, 1.0) ** 0.5 / label.blur * label.position(labels[label.name], torch.log)
+          for label in LABELS if label.name in labels and weights.get(label.name, 1.0) > 0]
+    at = torch.stack([values.float() for values in at if torch.isfinite(values).any()] or [z[:, 0] * torch.nan], dim=1)
+    known = torch.isfinite(at).all(dim=1)
+    at, z = at[known], z[known].float()
+    if len(z) < 3:  # nothing can be out of order
+        return z.sum() * 0
+    # The gradient of a distance of 0, an image's from itself, is not finite.
+    closeness = -(((z[:, None] - z).square().sum(dim=2) + 1e-6).sqrt())
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    order = torch.cdist(at, at).masked_fill(itself, -1.0).argsort(dim=1, descending=True)[:, :-1]
+    closeness = closeness.gather(1, order)  # of the most different image first
+    return (torch.logcumsumexp(closeness, dim=1) - closeness).mean()
 
 
 def _mean_where(values, known):

@@ -79,8 +79,9 @@ class Weights:
         loss = recipe.get("loss", {})
         untrained = tuple(sorted(name for name, weight in loss.get("labels", {}).items() if weight == 0))
         latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
+        has_latent = any(loss.get(name, 1) != 0 for name in latent) or loss.get("latent_ranks", 0) != 0
         images = any(loss.get(name, 1) != 0 for name in ("reconstruction", "latent_reconstruction"))
-        return Learnt(loss.get("scale_known", 0.5), untrained, any(loss.get(name, 1) != 0 for name in latent), images,
+        return Learnt(loss.get("scale_known", 0.5), untrained, has_latent, images,
                       recipe.get("framing", "content"))
 
 

@@ -14,7 +14,7 @@ from ..image.observation import image_seeds, light_from_stored, observe_frames, 
 from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
-from ..models.losses import image_loss, kl_divergence, label_loss
+from ..models.losses import image_loss, kl_divergence, label_loss, rank_loss
 from .optimiser import OptimiserConfig, make_optimiser
 
 __all__ = ["LossConfig", "TrainingModule"]
@@ -28,6 +28,7 @@ class LossConfig(Config):
          "frame_side": 0.2},
         description="of each label's cross entropy; 1 for one that is not named")
     latent_labels: float = Field(0.3, ge=0, description="of the same labels read off z")
+    latent_ranks: float = Field(0.0, ge=0, description="of the order of distances in z, which is that of the labels'")
     reconstruction: float = Field(1.0, ge=0, description="of the FCAE's L1 + (1 - SSIM)")
     latent_reconstruction: float = Field(0.5, ge=0, description="of the same through z")
     maps: float = Field(0.2, ge=0, description="of the VAE's relative squared error on the activation maps")
@@ -137,7 +138,7 @@ class TrainingModule(lightning.LightningModule):
         target = encoding.maps[:n].detach()
         images = self.model.reconstruct(torch.cat([encoding.maps[:n], maps]), ideal.shape[2:]).float()
         kl_weight = w.kl * min(1.0, self.global_step / max(w.kl_warmup, 1))
-        return {
+        parts = {
             "labels": label_loss(logits, labels, w.labels, self.n_cameras, w.class_blur),
             "latent_labels": w.latent_labels * label_loss(self.model.latent_heads(z), labels, w.labels),
             "reconstruction": w.reconstruction * image_loss(images[:n], ideal),
@@ -145,6 +146,9 @@ class TrainingModule(lightning.LightningModule):
             "maps": w.maps * (maps.float() - target).square().mean() / target.float().var().clamp(min=1e-6),
             "kl": kl_weight * kl_divergence(encoding.mu.float(), encoding.logvar.float(), w.free_bits),
         }
+        if w.latent_ranks:
+            parts["latent_ranks"] = w.latent_ranks * rank_loss(z, labels, w.labels)
+        return parts
 
     def optimizer_step(self, *arguments, **options):
         super().optimizer_step(*arguments, **options)
