@@ -178,7 +178,7 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
     from .report import answer_dict
 
     _write_json(json_file, [{key: value for key, value in answer_dict(story).items() if key in (
-        "image", "error", "matches")} for story in stories])
+        "image", "error", "matches", "clock")} for story in stories])
     if json_file != "-":
         from .report.terminal import matches_table
 
@@ -200,17 +200,18 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
     from .simulate.encounter import is_finished
     from .simulate.gpu import require_device
     from .simulate.snapshot import MAX_DRIFT, drift_of
-    from .simulate.suite import SuiteConfig, run_suite
+    from .simulate.suite import SuiteConfig, alone_in, run_suite
 
+    if scheduler is None or device != "cuda":  # on a cluster, the workers have the GPUs
+        require_device(device)
     if device != "cpu":
-        if scheduler is None:  # on a cluster, the workers have the GPUs
-            require_device(device)
         workers = workers or 1
     config = SuiteConfig.from_yaml(suite)
     total = len(config.encounters())
     missing = sum(not is_finished(e.name, output, gadget) for e in config.encounters())
     failed, drifting = {}, {}
-    with dask_client(scheduler, workers) as client, progress("simulate", total, total - missing) as advance:
+    with (alone_in(output), dask_client(scheduler, workers) as client,
+          progress("simulate", total, total - missing) as advance):
         for name, error in run_suite(config, output, client, patience, gadget, device):
             if error:
                 failed[name] = error
@@ -250,7 +251,7 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files,
         options |= {"cameras": "cube"} if cameras == "cube" else {"cameras": "random", "n_cameras": cameras}
     tree |= {k: v for k, v in options.items() if v is not None}
     settings = RenderConfig.parse(tree, str(config or "options"))
-    total, failed = len(encounter_files(runs)), {}
+    total, failed = len(encounter_files(runs, output)), {}
     with dask_client(scheduler, workers) as client, progress("render", total) as advance:
         for name, error in build_dataset(runs, output, settings, client):
             if error:

@@ -83,6 +83,9 @@ def read_yaml(path: str | Path) -> Any:
 def _explain(cls: type[Config], error: ValidationError) -> str:
     """One line for the first thing that is wrong; the others are counted."""
     problems = error.errors()
+    # A list of which an element is wrong is said to be too short as well.
+    problems = [p for p in problems if p["type"] != "too_short" or not any(
+        len(q["loc"]) > len(p["loc"]) and q["loc"][:len(p["loc"])] == p["loc"] for q in problems)]
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"]) or cls.__name__
     if first["type"] == "extra_forbidden":
@@ -92,7 +95,8 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
         text = f"'{key}' is missing"
     else:
         text = f"{key}: {first['msg'].removeprefix('Value error, ')}"
-        if not isinstance(first.get("input"), dict):  # what a check of several settings says names them itself
+        # What a check of several settings says names them itself.
+        if not isinstance(first.get("input"), (dict, BaseModel)):
             text += f", got {first.get('input')!r}"
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 

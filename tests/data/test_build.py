@@ -163,6 +163,10 @@ def test_nothing_but_damaged_encounters_is_one_line(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"no encounter")
     with pytest.raises(DatasetError, match="no encounter was written"):
         list(build_dataset(tmp_path, tmp_path / "x.hdf5", RenderConfig()))
+    # What it left behind holds nothing: another way of rendering may begin.
+    encounter("a").write(tmp_path / "a.h5")
+    list(build_dataset(tmp_path, tmp_path / "x.hdf5", RenderConfig(n_pixels=16, n_cameras=2)))
+    assert Dataset(tmp_path / "x.hdf5").groups == ["a"]
 
 
 def test_grid_is_read_by_the_conventions_of_the_original(tmp_path):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -40,6 +41,14 @@ def test_what_is_no_file_of_ours_is_one_line(tmp_path, name):
         path.write_text("no such format" * 99 if name.startswith("text") else "")
     _, problems = check_file(path)
     assert len(problems) == 1 and name in problems[0] and "\n" not in problems[0]
+
+
+def test_a_snapshot_is_told_from_a_data_set(tmp_path):
+    with h5py.File(tmp_path / "snapshot_000.hdf5", "w") as f:
+        f.create_group("Header")
+        f["PartType2/Masses"] = np.ones(3)
+    _, [problem] = check_file(tmp_path / "snapshot_000.hdf5")
+    assert "is a snapshot, not a data set" in problem and "deepgalaxy render" in problem
 
 
 @pytest.mark.parametrize("name", ["energy_drift", "angular_momentum_drift"])

@@ -305,6 +305,13 @@ def test_impossible_parameter_is_refused_by_name(key, value):
     assert "\n" not in str(caught.value)
 
 
+def test_a_galaxy_that_cannot_be_drawn_is_one_line():
+    config = EncounterConfig.parse({"primary": {"halo_truncation": 0.001}, "resolution": {"n_particles": 512}})
+    with pytest.raises(SimulationError, match="encounter: no galaxy has such a shape.*halo_truncation=0.001") as caught:
+        initial_conditions(config)
+    assert "\n" not in str(caught.value)
+
+
 def test_orbit_that_cannot_be_is_a_simulation_error():
     with pytest.raises(SimulationError, match="start_time = 2000"):
         simulate(tiny(orbital_energy=-0.4, start_time=2000.0))

@@ -9,6 +9,7 @@ import pytest
 
 from deepgalaxy.data.build import build_dataset, encounter_files
 from deepgalaxy.data.labelled import Labels
+from deepgalaxy.data.reader import Dataset
 from deepgalaxy.errors import SimulationError
 from deepgalaxy.image.render import RenderConfig, render_encounter
 from deepgalaxy.simulate.encounter import EncounterConfig, initial_conditions, is_finished, simulate, simulate_to_file
@@ -155,6 +156,19 @@ def test_folder_of_snapshots_gives_the_pictures_of_the_encounter_file(runs, tmp_
         lit = (ours.images > 3) & (theirs.images > 3)
         np.testing.assert_allclose(ours.images[lit], theirs.images[lit], atol=0.02)
     assert list(build_dataset(runs / config.name, tmp_path / "suite.h5", settings)) == [(config.name, None)]
+
+
+def test_snapshots_of_a_heavier_primary_run_on_its_clock(tmp_path):
+    """Masses times four, times over two: the same pictures, and the same label."""
+    heavy = tiny(primary={"disc_mass": 2e11, "bulge_mass": 4e10, "halo_mass": 2.4e12})
+    simulate_to_file(heavy.to_json(), str(tmp_path), gadget=True)
+    settings, times = RenderConfig(n_pixels=32, n_cameras=1), []
+    for folder, path in ((tmp_path, tmp_path / "files.hdf5"), (tmp_path / heavy.name, tmp_path / "snapshots.hdf5")):
+        assert list(build_dataset(folder, path, settings)) == [(heavy.name, None)]
+        times.append(Dataset(path).labels["time"])
+    np.testing.assert_allclose(*times, atol=1e-3)
+    raw = Encounter.read(tmp_path / f"{heavy.name}.h5").time
+    np.testing.assert_allclose(times[0], 2 * raw, atol=1e-3)
 
 
 def test_finished_encounter_is_left_alone_and_missing_snapshots_are_made(runs, tmp_path):

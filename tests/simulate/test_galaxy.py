@@ -136,6 +136,20 @@ def test_scaled_copy_is_the_same_galaxy_in_other_units(config):
     np.testing.assert_allclose(b.velocities, np.sqrt(q / s) * a.velocities, rtol=1e-4, atol=1e-6)
 
 
+def test_a_halo_is_whole_however_small_the_disc(galaxy, config):
+    tiny = Galaxy(config.model_copy(update={"disc_scale_length": 0.1, "disc_scale_height": 0.02}), 0.25)
+    assert tiny.halo_enclosed[-1] == pytest.approx(galaxy.halo_enclosed[-1], rel=1e-3)
+
+
+def test_energy_that_is_no_number_is_no_conservation(galaxy):
+    particles = galaxy.sample(100, 40, 100, 0.55, np.random.default_rng(0))
+    conservation, potential = Conservation(), np.full(240, -0.1)
+    conservation.record(particles, potential)
+    particles.velocities[3] = np.nan
+    conservation.record(particles, potential)
+    assert np.isnan(conservation.energy_drift) and np.isnan(conservation.angular_momentum_drift)
+
+
 def test_same_seed_same_galaxy(galaxy):
     a, b, c = (galaxy.sample(50, 10, 30, SOFTENING_HALO, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a.positions, b.positions)

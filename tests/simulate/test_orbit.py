@@ -97,6 +97,12 @@ def test_rigid_galaxies_reach_the_pericentre_asked_for_in_time(pair, potential, 
     assert np.linalg.norm(track.y_events[0][0][:3]) == pytest.approx(pericentre, rel=0.02)
 
 
+def test_a_pericentre_that_would_be_an_apocentre_is_refused(pair):
+    with pytest.raises(SimulationError, match="pericentre = 200 kpc and orbital_energy = -0.5: .*raise orbital_energy"):
+        approach(*pair, 200.0, -0.5, 100.0)
+    assert np.isfinite(approach(*pair, 150.0, -0.5, 100.0).velocity).all()
+
+
 def test_bound_orbit_that_cannot_have_lasted_so_long_is_refused(pair):
     with pytest.raises(SimulationError, match="start_time = 2000 .*orbital_energy = -0.4") as caught:
         approach(*pair, 8, -0.4, 2000)

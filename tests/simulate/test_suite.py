@@ -15,7 +15,7 @@ from deepgalaxy.image.render import RenderConfig, n_cameras
 from deepgalaxy.simulate.encounter import Resolution
 from deepgalaxy.simulate.galaxy import GalaxyConfig
 from deepgalaxy.simulate.snapshot import Encounter
-from deepgalaxy.simulate.suite import SuiteConfig, run_suite
+from deepgalaxy.simulate.suite import SuiteConfig, alone_in, run_suite
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted([*FOLDER.glob("*_suite.yaml"), FOLDER / "gallery.yaml", FOLDER / "grid.yaml"])
@@ -101,7 +101,10 @@ def test_grid_has_the_36_groups_of_the_original():
     ({"name": "a/b"}, "name"),
     ({"resolution": {"disc_fraction": 0.9, "bulge_fraction": 0.1}}, "disc_fraction"),
     ({"resolution": {"disc_fraction": 0.05, "bulge_fraction": 0.01}}, "disc_fraction"),
+    ({"resolution": {"disc_fraction": 0.9, "bulge_fraction": 0.09}}, "disc_fraction .*none for its halo"),
     ({"resolution": {"first_time": 60, "last_time": 20}}, "first_time"),
+    ({"design": {"long_share": 0.3, "long_time": 50}, "resolution": {"first_time": 60}},
+     r"design.long_time = 50: must be after resolution.first_time = 60$"),
     ({"resolution": {"last_time": float("inf")}}, "last_time"),
     ({"design": {"kind": "sobol", "bulge_share": {"low": 0, "high": 0}}}, "bulge_share"),
     ({"design": {"kind": "sobol", "bulge_share": {"low": 0.1, "high": 1.4}}}, "bulge_share"),
@@ -170,6 +173,7 @@ def test_listed_encounters_are_those_that_were_written_down():
     ([{"name": "a"}, {"name": "b", "pericenter": 3}], "unknown key 'design.list.encounters.1.pericenter'; allowed "
                                                       "here:.*pericentre"),
     ([{"name": "a", "mass_ratio": 9}], "mass_ratio"),
+    ([{"name": "a", "pericentre": 0}], r"encounters.0.pericentre: .*greater than 0, got 0$"),
     ([{"name": "a/b"}], "name"),
     ([{"name": "a", "resolution": {"n_particle": 3}}], "n_particle"),
 ])
@@ -291,6 +295,19 @@ def test_campaign_runs_what_is_missing_and_nothing_else(tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(SimulationError, match="cannot be written"):
             list(run_suite(config, tmp_path / "file", client))
+
+
+def test_two_campaigns_in_one_folder_do_not_run_the_same_encounters(tmp_path, run):
+    import yaml
+
+    suite, runs = tmp_path / "suite.yaml", tmp_path / "runs"
+    suite.write_text(yaml.safe_dump({"design": {"kind": "grid", "mass_ratios": [0.5], "size_ratios": [0.7],
+                                                "start_time": 50}, "resolution": TINY}))
+    with alone_in(runs):
+        done = run("simulate", suite, "-o", runs, "--workers", 1)
+        assert done.status == 2 and f"{runs}: another 'deepgalaxy simulate' is at work there" in done.err
+        assert list(runs.iterdir()) == []
+    assert run("simulate", suite, "-o", runs, "--workers", 1).status == 0
 
 
 def test_a_secondary_of_its_own_has_the_ratios_that_are_written():

@@ -25,8 +25,8 @@ __all__ = ["encounter_files", "build_dataset"]
 _PIECE = 64 << 20  # bytes of pictures that a worker makes at once
 
 
-def encounter_files(folder: str | Path) -> list[Path]:
-    """The encounter files of a folder, by name.
+def encounter_files(folder: str | Path, output: str | Path | None = None) -> list[Path]:
+    """The encounter files of a folder, by name; the data set that is made of them may lie among them.
 
     Where a file of labels lies beside a user's own snapshots, NAME.h5 "within" it stands for each encounter.
 
@@ -37,7 +37,8 @@ def encounter_files(folder: str | Path) -> list[Path]:
     """
     if (labels := labels_file(folder)) is not None:
         return [labels / f"{name}.h5" for name in Labels(labels).names]
-    files = sorted(Path(folder).glob("*.h5"))
+    output = Path(output).resolve() if output is not None else None
+    files = [file for file in sorted(Path(folder).glob("*.h5")) if file.resolve() != output]
     if not files:
         raise DatasetError(f"{folder}: holds no encounter files (*.h5); make them with 'deepgalaxy simulate', or put "
                            "a labels.csv beside snapshots of your own")
@@ -60,8 +61,7 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     (name, error) : of each encounter once it is in the file, those of an earlier run first; error is None, or one
         line about an encounter that is left out because its file is damaged or its worker died.
     """
-    output = Path(path).resolve()
-    files = [file for file in encounter_files(folder) if file.resolve() != output]  # it may lie among them
+    files = encounter_files(folder, path)
     if config.n_undisturbed and labels_file(folder) is not None:
         raise DatasetError(f"n_undisturbed = {config.n_undisturbed}: needs encounters of 'deepgalaxy simulate', which "
                            "say what star is of which galaxy; leave it out for snapshots of your own")

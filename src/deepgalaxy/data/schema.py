@@ -133,6 +133,9 @@ def encounters(file: h5py.File, source: str) -> tuple[bool, list[str]]:
         else:
             published = True
             names = [name for name in names if PUBLISHED_NAME.fullmatch(name)]
+        if not names and any(key.startswith("PartType") for key in file):
+            raise DatasetError(f"{source}: is a snapshot, not a data set; photograph its folder with 'deepgalaxy "
+                               "render'")
         if not names:
             raise DatasetError(f"{source}: holds no encounters; expected groups such as "
                                "'encounter_0007' or 's_0.25_m_1.50', give a data set of deepgalaxy")

@@ -248,7 +248,7 @@ class DatasetWriter:
                 raise DatasetError(f"{where}: {what} holds values that are not finite")
 
     def _resume(self) -> bool:
-        """Go on with the partial file; False if it is unreadable and was set aside."""
+        """Go on with the partial file; False if it is to be begun anew, set aside where it is unreadable."""
         self._journal = Journal(self.partial)
         try:
             self._journal.recover()
@@ -256,10 +256,13 @@ class DatasetWriter:
             kind, config = (schema._text(self._file.attrs.get(key)) for key in ("format", "config"))
             if kind != schema.FORMAT:
                 raise ValueError("no header")
+            self.done = {name for name in self._file if self._is_whole(name)}
             if config != self._config or self._file.attrs.get("format_version") != schema.FORMAT_VERSION:
+                if not self.done:  # nothing could be made of what there was then
+                    self.close()
+                    return False
                 raise DatasetError(f"{self._source}: {self.partial.name} was begun with another "
                                    "configuration; remove it or choose another name")
-            self.done = {name for name in self._file if self._is_whole(name)}
             for name in set(self._file) - self.done:  # the disk has changed what it was given
                 del self._file[name]
             self._file.flush()

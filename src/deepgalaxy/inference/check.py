@@ -71,5 +71,5 @@ def _check_encounter(encounter) -> list[str]:
         drift = encounter.parameters.get(name, float("nan"))
         if not drift <= MAX_DRIFT:
             problems.append(f"{encounter.name}: {name} is {100 * drift:.2f} %, more than {100 * MAX_DRIFT:g} %; "
-                            "simulate it again with a smaller opening_angle or larger softening")
+                            "simulate it again with a smaller step_factor, and if need be a smaller opening_angle")
     return problems

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ..inference.story import UNUSUAL, Story
 from ..labels import LABELS
+from ..units import REFERENCE_STARS
 from . import (
     coverage_error,
     familiarity_sentence,
@@ -75,6 +76,10 @@ def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
             table.add_row(Text(short_name(story.image) if i == 0 else ""), Text(printable(m.encounter)),
                           f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}", f"{m.size_ratio:.2f}", f"{m.view:.0f}",
                           f"{m.distance:.2f}")
+    if table.rows:
+        table.caption = Text(f"Times are those of the simulations, whose primary has {REFERENCE_STARS:.2g} Msun of "
+                             "stars.", style="dim")
+        table.caption_justify = "left"
     return table
 
 

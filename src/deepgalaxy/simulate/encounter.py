@@ -55,6 +55,9 @@ class Resolution(Config):
         if not 1 / 8 < stars < 1:
             raise ValueError(f"disc_fraction + bulge_fraction = {stars:g}: must be more than 1/8, and less than 1 so "
                              "that the halo has some particles")
+        if (1 - stars) * _FEWEST_IN_GALAXY < 1:
+            raise ValueError(f"disc_fraction + bulge_fraction = {stars:g}: leaves a galaxy of {_FEWEST_IN_GALAXY} "
+                             f"particles none for its halo; must be at most {1 - 1 / _FEWEST_IN_GALAXY:g}")
         if self.first_time >= self.last_time:
             raise ValueError(f"first_time = {self.first_time:g}: must be before last_time = {self.last_time:g}")
         return self
@@ -118,10 +121,14 @@ def initial_conditions(config: EncounterConfig) -> Particles:
     for k, (model, spin, lever) in enumerate(zip(models, spins, (-models[1].mass, models[0].mass), strict=True)):
         n = int(round(r.n_particles * config.mass_ratio**k / (1 + config.mass_ratio)))
         n_disc, n_bulge = _stars(model.config, n, r)
-        part = model.sample(n_disc, n_bulge, n - n_disc - n_bulge, r.softening_halo, rng, galaxy=k)
+        with np.errstate(all="ignore"):  # what comes of it is told below
+            part = model.sample(n_disc, n_bulge, n - n_disc - n_bulge, r.softening_halo, rng, galaxy=k)
         rotation = disc_rotation(*spin)
         part.positions = part.positions @ rotation.T + orbit.position * lever / total
         part.velocities = part.velocities @ rotation.T + orbit.velocity * lever / total
+        if not (np.isfinite(part.positions).all() and np.isfinite(part.velocities).all()):
+            raise SimulationError(f"{config.name}: no galaxy has such a shape, positions or velocities are not finite: "
+                                  f"look at {'secondary' if k else 'primary'} = {model.config!r}")
         parts.append(part)
     return Particles.join(parts)
 
@@ -225,7 +232,8 @@ def simulate_to_file(config_json: str, folder: str, gadget: bool = False, device
         return str(path)
     whole = path.with_suffix("") if gadget else None
     encounter = _simulate(config, whole, device)
-    if encounter.parameters["energy_drift"] > MAX_DRIFT and (finer := _finer(config.resolution)) != config.resolution:
+    finer = _finer(config.resolution)
+    if not encounter.parameters["energy_drift"] <= MAX_DRIFT and finer != config.resolution:
         encounter = _simulate(config.model_copy(update={"resolution": finer}), whole, device)
     encounter.write(path)
     return str(path)

@@ -43,10 +43,10 @@ class Conservation:
         if self._first is None:
             self._first = energy, momentum
         energy0, momentum0 = self._first
-        self.energy_drift = max(self.energy_drift, abs(energy / energy0 - 1))
-        self.angular_momentum_drift = max(
-            self.angular_momentum_drift,
-            float(np.linalg.norm(momentum - momentum0) / np.linalg.norm(momentum0)))
+        drifts = abs(energy / energy0 - 1), np.linalg.norm(momentum - momentum0) / np.linalg.norm(momentum0)
+        # Unlike max, this keeps what is no number.
+        self.energy_drift = float(np.maximum(self.energy_drift, drifts[0]))
+        self.angular_momentum_drift = float(np.maximum(self.angular_momentum_drift, drifts[1]))
 
 
 def time_step(softening: np.ndarray, acceleration: np.ndarray, snapshot_interval: float, factor: float = 0.45) -> float:

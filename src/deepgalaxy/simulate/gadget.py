@@ -154,11 +154,11 @@ class SnapshotFolder:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["snapshot", "encounter", "time", "mass_ratio", "size_ratio", "pericentre", "stage",
-                       "separation"])
+                       "separation", "primary_stars"])
         for time, stage, separation in zip(encounter.time, encounter.stage, encounter.separation, strict=True):
             n = int(np.argmin(np.abs(times - time)))
             rows.writerow([f"snapshot_{n:03d}.hdf5", encounter.name, f"{time:.4f}", p["mass_ratio"], p["size_ratio"],
-                           p["pericentre"], stage, f"{separation:.4f}"])
+                           p["pericentre"], stage, f"{separation:.4f}", p["primary_stars"]])
         try:
             write_whole(self._temporary / "labels.csv", text.getvalue())
         except OSError as error:

@@ -94,7 +94,8 @@ class Galaxy:
     def __init__(self, config: GalaxyConfig, softening: float):
         self.config, self.softening = config, softening
         c = config
-        self.radius = r = np.geomspace(1e-3, 2e3, 3000) * c.disc_scale_length / 3
+        outer = max(2e3, 24 * c.halo_truncation / c.disc_scale_length)  # a tiny disc's halo is to fit in too
+        self.radius = r = np.geomspace(1e-3, outer, 3000) * c.disc_scale_length / 3
         self.halo_density, self.halo_enclosed = _hernquist(r, c.halo_mass, c.halo_scale, c.halo_truncation)
         self.bulge_density, self.bulge_enclosed = _hernquist(
             r, c.bulge_mass, c.bulge_scale, 30 * c.bulge_scale)

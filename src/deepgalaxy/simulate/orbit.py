@@ -71,6 +71,9 @@ def approach(primary: Galaxy, secondary: Galaxy, pericentre: float, orbital_ener
     x = np.linspace(0, np.sqrt(480 - pericentre), 8001)[1:]
     r = pericentre + x**2
     radial2 = 2 * (energy - w(r)) - (angular_momentum / r) ** 2
+    if radial2[10] <= 0:
+        raise SimulationError(f"pericentre = {pericentre:g} kpc and orbital_energy = {orbital_energy:g}: on this orbit "
+                              "the galaxies are nowhere further apart; raise orbital_energy or lower pericentre")
     bound = np.flatnonzero(radial2 <= 0)
     bound = bound[bound > 10]  # rounding right at pericentre does not count
     reach = bound[0] if len(bound) else len(r)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,12 @@ from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_fil
 from .galaxy import GalaxyConfig
 from .snapshot import CannotWrite
 
-__all__ = ["Range", "SobolDesign", "GridDesign", "ListDesign", "SuiteConfig", "run_suite"]
+try:
+    import fcntl
+except ImportError:  # Windows: two campaigns in one folder run the same encounters, and harm nothing
+    fcntl = None
+
+__all__ = ["Range", "SobolDesign", "GridDesign", "ListDesign", "SuiteConfig", "alone_in", "run_suite"]
 
 
 #: Age of a temporary file that nobody writes to any more.
@@ -128,6 +134,14 @@ class SuiteConfig(Config):
     def _sobol_where_nothing_is_said(cls, design):
         return {"kind": "sobol", **design} if isinstance(design, dict) else design
 
+    @model_validator(mode="after")
+    def _long_runs_end_after_they_begin(self):
+        design = self.design
+        if isinstance(design, SobolDesign) and design.long_share and design.long_time <= self.resolution.first_time:
+            raise ValueError(f"design.long_time = {design.long_time:g}: must be after resolution.first_time = "
+                             f"{self.resolution.first_time:g}")
+        return self
+
     def encounters(self) -> list[EncounterConfig]:
         """All encounters of the suite; the same list for the same configuration, always."""
         make = {"sobol": _sobol, "grid": _grid, "list": _listed}[self.design.kind]
@@ -211,6 +225,36 @@ def _refuse_another_suite(config: SuiteConfig, path: Path) -> None:
         changed = next(key for key in now if now[key] != before.get(key))
         raise ConfigError(f"{path.parent}: holds encounters of another suite (its '{changed}' differs, see "
                           f"{path.name}); choose another folder")
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Keep other campaigns out of a folder meanwhile: two would run the same encounters.
+
+    Raises
+    ------
+    SimulationError
+        If another one is at work there, or the folder cannot be made.
+    """
+    folder, descriptor = Path(folder), None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if fcntl is not None:
+            descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise SimulationError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    try:
+        if descriptor is not None:
+            with suppress(OSError):  # a file system without locks
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise SimulationError(f"{folder}: another 'deepgalaxy simulate' is at work there; wait for it to "
+                                          "end, or give more workers to one (--workers, --scheduler)") from None
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def run_suite(config: SuiteConfig, folder: str | Path, client, patience: float = PATIENCE, gadget: bool = False,
