@@ -12,6 +12,6 @@ $run deepgalaxy evaluate --data work/test.h5 --images 3000 --json work/library/e
     --report work/library/evaluation
 $run python scripts/model_card.py work/library/evaluation.json > docs/model_card.md
 $run python scripts/readme_figures.py work/library/evaluation.json
-$run python scripts/latent_figures.py work/test.h5 docs
+$run python scripts/latent_figures.py work/test docs
 $run deepgalaxy predict examples/mock_1.fits --redshift 0.02 --report work/story
 cp work/story/mock_1_story.png docs/story.png

@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
+import deepgalaxy
 from deepgalaxy.search.library import Library
 
 COMMANDS = ("predict", "search", "simulate", "render", "check", "train", "evaluate", "index", "demo",
@@ -59,6 +60,17 @@ def test_help_has_an_example(run, command):
     done = run(*command.split(), "--help")
     assert done.status == 0 and done.err == ""
     assert re.search(rf"Examples?: .*deepgalaxy {command}", done.out), done.out
+
+
+def test_version_is_that_of_the_package(run):
+    done = run("--version")
+    assert done.status == 0 and done.out == f"deepgalaxy {deepgalaxy.__version__}\n"
+
+
+def test_a_place_for_the_answers_that_is_not_there_is_told_before_the_work(run, tmp_path):
+    for command in ("predict", "search"):
+        done = run(command, "no.png", "--json", tmp_path / "nowhere" / "answers.json")
+        assert done.status == 2 and "the folder does not exist" in done.err and len(done.err.splitlines()) == 1
 
 
 def test_help_lists_every_command(run):

@@ -18,12 +18,14 @@ from .memory import keep_freed_memory
 from .progress import progress, say
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  context_settings={"help_option_names": ["-h", "--help"]},
-                  help="From a picture of two colliding galaxies to their story, with error bars.")
+                  context_settings={"help_option_names": ["-h", "--help"]})
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.", rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="FITS, PNG, JPEG or TIFF", show_default=False)]
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="FITS, PNG, JPEG, TIFF, WebP or GIF",
+                                             show_default=False)]
+ImagesOrTable = Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", show_default=False, help="FITS, PNG, "
+                                                           "JPEG, TIFF, WebP or GIF")]
 ModelOption = Annotated[Path | None, typer.Option("--model", help="weights; without it, the shipped ones")]
 LibraryOption = Annotated[Path | None, typer.Option("--library", help="a library; without it, the shipped one")]
 JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="write JSON to a file, or to "
@@ -40,6 +42,20 @@ MassOption = Annotated[float | None, typer.Option("--mass", help="of the stars o
                                                   "in Myr of this system; needs the size of a pixel")]
 MassDexOption = Annotated[float | None, typer.Option("--mass-dex", help="error of --mass, in dex; 0.2 without it")]
 ExtOption = Annotated[str | None, typer.Option("--ext", help="extension of a FITS file, number or name")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from . import __version__
+
+        print(f"deepgalaxy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                help="say which, and leave")] = False) -> None:
+    """From a picture of two colliding galaxies to their story, with error bars."""
 
 
 def main() -> None:
@@ -86,9 +102,13 @@ def _no_garbage():
         gc.enable()
 
 
-@app.command(epilog="Example: deepgalaxy predict examples/* --report out/")
-def predict(images: Images, report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a "
-            "page and a figure per image; without it, to deepgalaxy-report/")] = None,
+@app.command(epilog="Examples: deepgalaxy predict examples/* --report out/; deepgalaxy predict --table pairs.csv")
+def predict(images: ImagesOrTable = None, *,
+            table: Annotated[Path | None, typer.Option("--table", metavar="CSV", help="pictures with what is known of "
+                             "each: columns file and any of kpc_per_pixel, arcsec_per_pixel, redshift, mass, "
+                             "mass_dex")] = None,
+            report: Annotated[Path | None, typer.Option("--report", metavar="DIR", help="write a page and a figure per "
+                              "image; without it, to deepgalaxy-report/")] = None,
             json_file: JsonOption = None, kpc_per_pixel: KpcOption = None, arcsec_per_pixel: ArcsecOption = None,
             redshift: RedshiftOption = None, mass: MassOption = None, mass_dex: MassDexOption = None,
             ext: ExtOption = None, model: ModelOption = None, library: LibraryOption = None,
@@ -97,16 +117,26 @@ def predict(images: Images, report: Annotated[Path | None, typer.Option("--repor
                                                "on the page; ten seconds a picture")] = False) -> None:
     """The main job: when they met, how heavy and large, from where we look, and the look-alikes."""
     with _no_garbage():
+        from .inference.catalogue import read_catalogue
         from .inference.predictor import Scale, load
 
-        Scale(kpc_per_pixel, arcsec_per_pixel, redshift, mass, mass_dex)  # bad usage ends here, before loading
+        # Bad usage ends here, before loading.
+        known = {"kpc_per_pixel": kpc_per_pixel, "arcsec_per_pixel": arcsec_per_pixel, "redshift": redshift,
+                 "mass": mass, "mass_dex": mass_dex}
+        Scale(**known)
+        if (table is None) == (not images):
+            raise ConfigError("IMAGE...: give pictures, or a table of them (--table CSV), one of the two")
+        if table is not None and (given := [name for name, value in known.items() if value is not None]):
+            raise ConfigError(f"{given[0]}: is a column of the table, or an option for pictures; give one of the two")
+        _require_folder(json_file)
+        pictures = read_catalogue(table) if table is not None else [(image, known) for image in images]
         if twin and no_report:
             raise ConfigError("twin: is shown on the page, which --no-report leaves out; leave out one of them")
         predictor = load(model, library)
     stories = []
-    with progress("predict", len(images)) as advance:
-        for story in predictor.predict_many(images, kpc_per_pixel=kpc_per_pixel, arcsec_per_pixel=arcsec_per_pixel,
-                                            redshift=redshift, mass=mass, mass_dex=mass_dex, ext=ext):
+    with progress("predict", len(pictures)) as advance:
+        for image, options in pictures:
+            [story] = predictor.predict_many([image], **options, ext=ext)
             stories.append(story)
             _say_if_failed(story)
             advance()
@@ -165,6 +195,7 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
         from .inference.predictor import Scale, load
 
         Scale(kpc_per_pixel, arcsec_per_pixel, redshift)
+        _require_folder(json_file)
         predictor = load(model, library)
     if predictor.library is None:
         raise ConfigError("search needs a library; give --library, or make one with 'deepgalaxy index'")
@@ -475,6 +506,12 @@ def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", mi
     from .bench_physics import measure_rendering
 
     _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
+
+
+def _require_folder(json_file: str | None) -> None:
+    """Refuse a place for the JSON that is not there before the work, not after it."""
+    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
+        raise ConfigError(f"{json_file}: the folder does not exist; make it first, or choose another place")
 
 
 def _write_json(where: str | None, value) -> None:

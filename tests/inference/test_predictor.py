@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy import units
 from PIL import Image
 
 import deepgalaxy
@@ -241,11 +242,26 @@ def test_resampled_picture_with_its_scale_has_the_same_story(loud):
     ({"redshift": -0.01}, "redshift"), ({"redshift": np.inf}, "redshift"),
     ({"arcsec_per_pixel": 0.4}, "needs redshift"), ({"arcsec_per_pixel": 0.0, "redshift": 0.1}, "arcsec_per_pixel"),
     ({"kpc_per_pixel": 0.4, "redshift": 0.02}, "leave"),
+    ({"redshift": 3000}, "km/s"), ({"kpc_per_pixel": 0.4, "mass": 11.2}, "is it a logarithm. give 1.6e.11"),
+    ({"redshift": "near"}, "redshift = 'near': must be a plain number"), ({"redshift": [0.02, 0.03]}, "plain number"),
+    ({"kpc_per_pixel": 0.4 * units.kpc}, "kpc_per_pixel = .* kpc>: must be a plain number"),
     ({"kpc_per_pixel": 0.4, "arcsec_per_pixel": 1.0, "redshift": 0.02}, "leave")])
 def test_a_scale_that_makes_no_sense_is_one_line(arguments, words):
     with pytest.raises(ConfigError, match=words) as caught:
         Scale(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_size_far_outside_of_the_simulations_is_not_used(predictor, sky):
+    """Told it, a model answers with narrow nonsense."""
+    absurd, unknown = predictor.predict(sky, kpc_per_pixel=300), predictor.predict(sky)
+    assert any("it is not used" in flag for flag in absurd.flags)
+    assert absurd.properties == unknown.properties and absurd.scale["kpc_per_pixel"] == 300
+
+
+def test_the_content_of_a_file_is_told_from_its_path(predictor):
+    with pytest.raises(ImageError, match="is the content of a file; give its path"):
+        predictor.predict((EXAMPLES / "mock_3.png").read_bytes())
 
 
 def test_an_impossible_size_is_flagged(predictor, sky):

@@ -27,6 +27,9 @@ def test_published_times_are_compared_with_the_interval(loud, folder):
     result, stories = evaluate_real(loud, folder)
     assert [row.get("within_90") for row in result["images"]] == [True, False, None, None]
     assert [result[k] for k in ("n_images", "n_failed", "n_published", "published_within_90")] == [4, 1, 2, 1]
+    plain = loud.predict(str(folder / "a.png"), kpc_per_pixel=0.5).properties["time_since_pericentre"]
+    assert [row.get("within_90_without_mass_error") for row in result["images"]] == [
+        plain["p05"] <= inside <= plain["p95"], plain["p05"] <= outside <= plain["p95"], None, None]
     assert result["images"][0]["time"] == time and result["images"][0]["name"] == "Arp 1"
     assert result["most_systems_per_match"] >= 2  # one picture stands there twice
     assert "no.png" in result["images"][3]["error"] and len(stories) == 4

@@ -215,6 +215,16 @@ def test_in_myr_of_a_light_system_the_page_draws_the_whole_curve():
     assert float(tick) < float(median)
 
 
+def test_no_number_of_an_axis_is_cut_by_its_end():
+    label = LABELS[0]
+    svg = str(_curve(label, {"p05": 40, "p16": 80, "p50": 120, "p84": 150, "p95": 190}, None))
+    ticks = re.findall(r'<text x="([0-9.]+)" y="94"([^>]*)>([^<]*)<', svg)
+    assert ticks[-1][2] == "1000"
+    for x, anchor, text in ticks:  # at 11 px, a digit is about 6 wide
+        left = float(x) - {"": 0.5, "start": 0, "end": 1}[anchor[20:-1]] * 6 * len(text)
+        assert left >= 0 and left + 6 * len(text) <= 320, (x, anchor, text)
+
+
 def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "taken" / "pair_story.png").mkdir(parents=True)

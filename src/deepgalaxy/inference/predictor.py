@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +43,24 @@ class Scale:
     mass_dex: float | None = None
 
     def __post_init__(self):
+        for field in fields(self):
+            if (value := getattr(self, field.name)) is not None:
+                try:
+                    object.__setattr__(self, field.name, float(value))
+                except (TypeError, ValueError):
+                    raise ConfigError(f"{field.name} = {value!r}: must be a plain number (kpc, arcsec, Msun)") from None
         for name, high in (("kpc_per_pixel", 1e3), ("arcsec_per_pixel", 3600), ("redshift", 20), ("mass", 1e14)):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and 0 < value <= high):
-                raise ConfigError(f"{name} must be in (0, {high:g}], got {value:g}")
+                hint = "; is it a velocity in km/s? divide it by 299792" if name == "redshift" and value > high else ""
+                raise ConfigError(f"{name} must be in (0, {high:g}], got {value:g}{hint}")
         if self.mass_dex is not None and not (np.isfinite(self.mass_dex) and 0 <= self.mass_dex <= 2):
             raise ConfigError(f"mass_dex must be in [0, 2], got {self.mass_dex:g}")
         if self.mass_dex is not None and self.mass is None:
             raise ConfigError(f"mass_dex = {self.mass_dex:g}: is the error of mass; give mass too")
         if self.mass is not None and self.mass < 1e6:
-            raise ConfigError(f"mass = {self.mass:g}: must be at least 1e6 Msun, of the stars of both galaxies")
+            hint = f"; is it a logarithm? give {10**self.mass:.2g}" if 6 <= self.mass <= 14 else ""
+            raise ConfigError(f"mass = {self.mass:g}: must be at least 1e6 Msun, of the stars of both galaxies{hint}")
         if self.mass is not None and self.kpc_per_pixel is None and self.redshift is None:
             raise ConfigError(f"mass = {self.mass:g}: needs the size of a pixel too (kpc_per_pixel or redshift), "
                               "because times go with the square root of size^3 / mass")
@@ -136,6 +144,8 @@ class Predictor:
             picture = image
         elif isinstance(image, np.ndarray):
             picture = from_array(image)
+        elif isinstance(image, bytes) and b"\0" in image:
+            raise ImageError("image is the content of a file; give its path, or np.asarray of the picture")
         elif isinstance(image, (str, bytes, os.PathLike)):
             picture = read(image, ext)
         else:
@@ -149,7 +159,9 @@ class Predictor:
         kpc, source = scale.of(picture)
         side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
         side_kpc = side_pixels * kpc if kpc is not None else None
-        told = side_kpc and not self.learnt.never_told
+        # A scale from far outside of what training told would be answered with narrow nonsense.
+        sensible = side_kpc and _FRAME_KPC[0] / 2 <= side_kpc <= 2 * _FRAME_KPC[1]
+        told = sensible and not self.learnt.never_told
         log_scale = torch.tensor([np.log10(side_kpc / 100) if told else np.nan], dtype=torch.float32)
         model = self.weights.model
         probability, encodings = distributions(model, frame, log_scale, self._temperatures, self.n_views)
@@ -299,7 +311,7 @@ def _stage_flags(stage: dict) -> list[str]:
 
 def _name(image) -> str:
     if isinstance(image, (str, bytes, os.PathLike)):
-        return os.fsdecode(image)
+        return os.fsdecode(image)[:300]
     return image.name if isinstance(image, Picture) else "array" if isinstance(image, np.ndarray) else repr(image)[:80]
 
 
@@ -314,8 +326,9 @@ def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
         others = int(framing.crowded[0])
         flags.append(f"{others} other source{'s' if others > 1 else ''} in the field: taken as not belonging")
     if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
-        flags.append(f"the framed light spans {side:.0f} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
-                     f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale")
+        far = "" if _FRAME_KPC[0] / 2 <= side <= 2 * _FRAME_KPC[1] else "; it is not used"
+        flags.append(f"the framed light spans {side:.3g} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
+                     f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale{far}")
     label = TIME
     p = properties[label.name]
     if p["p95"] - p["p05"] > 0.6 * (label.high - label.low):

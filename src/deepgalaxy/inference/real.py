@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from ..errors import DatasetError
 from ..labels import TIME
-from ..units import REFERENCE_STARS
+from ..units import REFERENCE_STARS, REFERENCE_TIME
 from .predictor import Predictor
 from .story import UNFAMILIAR, Story
 
@@ -36,6 +36,7 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     Returns
     -------
     result : {"protocol": "real", "n_images", "n_failed", "n_published", "published_within_90",
+        "published_within_90_without_mass_error" (of a primary as heavy as simulated, as `predict` answers without one),
         "most_systems_per_match", "familiar", "images": [...]}, one row per picture: its quantiles of time, what was
         published, whether that lies within our 90 %, its best match.
     stories : of the pictures, in their order; (name, error) for one that has none.
@@ -63,6 +64,7 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     return {"protocol": "real", "model": predictor.weights.identity, "n_images": len(images),
             "n_failed": len(images) - len(answered), "n_published": len(published),
             "published_within_90": sum(image["within_90"] for image in published),
+            "published_within_90_without_mass_error": sum(image["within_90_without_mass_error"] for image in published),
             "most_systems_per_match": max(best.values(), default=0),
             "familiar": familiar, "images": images}, stories
 
@@ -74,9 +76,12 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     time, published = story.properties[TIME.name], _number(row, "time_since_pericentre_myr")
     error = _number(row, "time_err")  # tables write -1 or so where they have none
     within = published is not None and time["p05"] <= published <= time["p95"]
+    ticks = story.clock["time_in_dynamical_times"]
+    without = published is not None and ticks["p05"] <= published / REFERENCE_TIME <= ticks["p95"]
     error = error if error is not None and error >= 0 else None
     return {**entry, "time": time, "published_time": published, "published_error": error,
-            "within_90": within if published is not None else None, "clock": story.clock["basis"],
+            "within_90": within if published is not None else None,
+            "within_90_without_mass_error": without if published is not None else None, "clock": story.clock["basis"],
             "stage": max(story.stage, key=story.stage.get),
             "familiarity": story.familiarity, "match": story.matches[0].to_dict() if story.matches else None}
 

@@ -43,6 +43,7 @@ def robustness(model: DeepGalaxy, canvases: torch.Tensor, pixel_scale: torch.Ten
         "reduced by 20 %": (resampled(canvases, 0, 1 / 1.2, "reflection"), pixel_scale * 1.2),
         "half the signal to noise": (canvases + extra, pixel_scale),
         "as a JPEG of 8 bits": (_as_jpeg(canvases), pixel_scale),
+        "as a JPEG, brightened (values to the power of 0.7)": (_as_jpeg(canvases) ** 0.7, pixel_scale),
     }
     result = {}
     for name, (changed, scale) in changes.items():

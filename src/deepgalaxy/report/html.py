@@ -209,7 +209,10 @@ def _curve(label: Label, quantiles: dict, distribution) -> Markup:
     parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{base}"/>'
                  f'<line class="axis" x1="10" x2="{width - 10}" y1="{base}" y2="{base}"/>')
     for tick in tick_values(label):
-        parts.append(f'<text x="{x_of(tick):.1f}" y="94">{tick_text(label, tick)}</text>')
+        x, anchor = x_of(tick), ""
+        if not 22 <= x <= width - 22:  # else half of it lies outside
+            x, anchor = (0, ' style="text-anchor:start"') if x < 22 else (width, ' style="text-anchor:end"')
+        parts.append(f'<text x="{x:.1f}" y="94"{anchor}>{tick_text(label, tick)}</text>')
     return Markup(f'<svg class="curve" viewBox="0 0 {width:.0f} 100" aria-hidden="true">'
                   f'{"".join(parts)}</svg>')
 
@@ -273,7 +276,7 @@ a{color:var(--frame);text-decoration:none}a:hover{text-decoration:underline}
 p{margin:.4rem 0;max-width:100ch}
 h3 small{font-weight:400}
 .muted,figcaption,small{color:var(--muted)}
-.name{overflow-wrap:anywhere;min-width:8rem}
+.name{overflow-wrap:anywhere;min-width:11rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{color:var(--muted);font-weight:500;font-size:.85rem;text-align:left;vertical-align:bottom}

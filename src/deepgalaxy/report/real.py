@@ -96,7 +96,8 @@ _BODY = """\
 <header>
 <h1>Real pictures</h1>
 <p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
-times lie within our 90 % interval ·
+times lie within our 90 % interval ({{ result.published_within_90_without_mass_error }} if the primary is taken to weigh
+what the simulated one does, exactly) ·
 {% if not result.most_systems_per_match %}
 no look-alikes without a library
 {% elif result.most_systems_per_match > 1 %}

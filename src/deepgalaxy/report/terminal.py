@@ -158,6 +158,8 @@ def real_table(result: dict) -> Table:
                       {True: "yes", False: "no", None: ""}[row["within_90"]],
                       Text(f"{printable(match['encounter'])} {match['time_myr']:+.0f} Myr" if match else ""),
                       percent(row["familiarity"]))
-    table.caption = (f"{result['published_within_90']} of {result['n_published']} published times within our 90 %; at "
-                     f"most {result['most_systems_per_match']} pictures share a best match")
+    table.caption = (f"{result['published_within_90']} of {result['n_published']} published times within our 90 % "
+                     f"({result['published_within_90_without_mass_error']} for a primary that weighs what the "
+                     f"simulated one does, exactly); at most {result['most_systems_per_match']} pictures share a best "
+                     "match")
     return table
