@@ -568,6 +568,29 @@ def test_heads_alone_need_pictures_that_stay_the_same(straight, data, tmp_path, 
         fit(recipe(data, tmp_path / "out").model_copy(update={**alone, **change}))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_share_of_the_start_is_in_the_result(straight, data, tmp_path, share):
+    config, path, _ = straight
+    on = config.model_copy(update={"output": str(tmp_path / "run"), "start_from": str(path), "split_seed": config.seed,
+                                   "keep_of_start": share})
+    result, start = state(fit(on, say=lambda line: None)), state(path)
+    checkpoint = torch.load(Checkpoints.newest(tmp_path / "run" / "checkpoints"), weights_only=False)["state_dict"]
+    moved = 0
+    for name, tensor in result.items():
+        learnt = checkpoint[f"averaged.module.{name}"]
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, (1 - share) * learnt + share * start[name])
+            moved += not torch.equal(learnt, start[name])
+    assert moved > 10
+    with pytest.raises(ConfigError, match="keep_of_start = 0.3: needs weights to start from"):
+        fit(on.model_copy(update={"keep_of_start": 0.3, "start_from": None}))
+    # It is said of the result alone: from the same checkpoint, another share can be taken.
+    (tmp_path / "run" / "model.safetensors").unlink()
+    other = state(fit(on.model_copy(update={"keep_of_start": 0.9}), say=lambda line: None))
+    name = "encoder.neck.weight"
+    torch.testing.assert_close(other[name], 0.1 * checkpoint[f"averaged.module.{name}"] + 0.9 * start[name])
+
+
 def test_start_from_another_architecture_is_one_line(straight, data, tmp_path):
     config, path, _ = straight
     other = recipe(data, tmp_path / "run", model={**MODEL, "channels": 24}, start_from=str(path))

@@ -47,6 +47,8 @@ class TrainConfig(Config):
     split_seed: int | None = Field(None, ge=0, description="of the choice of held-out encounters; as seed without it")
     start_from: str | None = Field(None, description="weights to start from: a file, relative to the recipe's folder, "
                                    "or 'shipped'; without it, from nothing")
+    keep_of_start: float = Field(0.0, ge=0, lt=1, description="share of the weights that it started from in the "
+                                 "result: the mean of both is often better than either")
     train: Literal["all", "heads"] = Field("all", description="every weight; or the classifier's last layers alone, on "
                                            "features that are computed once, for pictures that are always the same "
                                            "(framing: whole, realism: null, scale_known: 0 or 1)")
@@ -116,6 +118,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         raise ConfigError(f"batch_size = {config.batch_size}: must be a multiple of the {n_workers} workers")
     if config.train == "heads":
         _check_heads(config)
+    if config.keep_of_start and config.start_from is None:
+        raise ConfigError(f"keep_of_start = {config.keep_of_start:g}: needs weights to start from; give start_from, or "
+                          "leave it out")
     start = None if config.start_from is None else _start(config)
     output = Path(config.output)
     path = output / "model.safetensors"
@@ -161,6 +166,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         trainer = _trainer(config, say, progress)
         _run(trainer, module, training, validation, batches, config, newest)
     if trainer.is_global_zero and not trainer.interrupted:
+        if start is not None and config.keep_of_start:
+            _mix(module.averaged.module, start.model, config.keep_of_start)
         save_weights(path, module.averaged.module, name=config.name, training=config, store=config.store,
                      validation_encounters=[dataset.identities[g] for g in validate],
                      training_encounters=sorted(trained_on), n_images=len(dataset))
@@ -222,6 +229,22 @@ def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: s
         # Theirs may have the head of the classes, which is left out here.
         model.load_state_dict({**ours, **{k: v for k, v in start.model.state_dict().items() if k in ours}})
     return before
+
+
+def _mix(model, start, share: float) -> None:
+    """Put a share of the weights that it started from into a model, where both have them.
+
+    References
+    ----------
+    Wortsman et al. (2022), arXiv 2109.01903.
+    """
+    import torch
+
+    before = start.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name in before and tensor.is_floating_point():
+                tensor.lerp_(before[name].to(tensor), share)
 
 
 def _trainer(config: TrainConfig, say, progress: bool):
@@ -332,7 +355,7 @@ def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
     if not path.is_file():
         return
     before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every", "bad_images", "store",
-                                                  "in_memory"})
+                                                  "in_memory", "keep_of_start"})
                    for c in (TrainConfig.from_json(path.read_text(), str(path)), config))
     changed = [key for key in now if now[key] != before[key]]
     if changed == ["model"]:
