@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from deepgalaxy.inference.posterior import (
     SLOPE,
     UNTOLD,
+    at_ranks,
     coverage_level,
     distributions,
     joint_samples,
     quantile,
     summarise,
+    two_answers,
     views_of,
     widths,
 )
@@ -101,6 +103,29 @@ def frame():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 112), torch.linspace(-1, 1, 112), indexing="ij")
     blobs = torch.exp(-((x - 0.4) ** 2 + (y - 0.3) ** 2) / 0.02) + torch.exp(-((x + 0.2) ** 2 + (y - 0.4) ** 2) / 0.01)
     return blobs[None, None]
+
+
+def bells(*parts):
+    """A distribution over the bins of the time: (share, middle, standard deviation in Myr) of each Gaussian."""
+    edges = LABELS[0].edges
+    return edges, np.diff(sum(share * norm.cdf(edges, middle, width) for share, middle, width in parts))
+
+
+def test_two_separate_answers_are_told_with_their_shares():
+    (first, more), (second, less) = two_answers(*bells((0.4, 50, 25), (0.6, 450, 40)))
+    assert (first, second) == pytest.approx((450, 50), abs=1) and (more, less) == pytest.approx((0.6, 0.4), abs=0.01)
+    # The median of all of it is where next to nothing is.
+    assert 50 + 3 * 25 < at_ranks(*bells((0.5, 50, 25), (0.5, 450, 40)), 0.5) < 450 - 3 * 40
+
+
+@pytest.mark.parametrize("parts", [[(1, 120, 40)], [(0.9, 50, 25), (0.1, 450, 40)], [(0.5, 100, 50), (0.5, 200, 50)],
+                                   [(1, 120, 3)], [(0.6, 100, 30), (0.4, 300, 200)]])
+def test_one_answer_however_skewed_is_one(parts):
+    assert two_answers(*bells(*parts)) is None
+
+
+def test_a_flat_answer_is_one():
+    assert two_answers(LABELS[0].edges, np.full(LABELS[0].n_bins, 1 / LABELS[0].n_bins)) is None
 
 
 @pytest.mark.parametrize("n_views", [1, 2, 4, 5, 8])

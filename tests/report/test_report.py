@@ -25,6 +25,7 @@ from deepgalaxy.report import (
     percent,
     printable,
     scale_sentence,
+    short_names,
     shorten,
     write_file,
 )
@@ -213,6 +214,15 @@ def test_in_myr_of_a_light_system_the_page_draws_the_whole_curve():
     assert float(median) == pytest.approx(10 + 300 * (1350 + 210) / (2142 + 210), abs=0.1)
     (tick,) = re.findall(r'<text x="([0-9.]+)" y="94">1000<', svg)
     assert float(tick) < float(median)
+
+
+def test_pictures_of_the_same_name_are_told_apart_by_their_folders():
+    paths = ["a/pair.png", "b/pair.png", "c/b/pair.png", "x.fits", "x.fits", "/"]
+    assert short_names([(path, "no picture") for path in paths]) == {
+        "a/pair.png": "a/pair.png", "b/pair.png": "b/pair.png", "c/b/pair.png": "c/b/pair.png", "x.fits": "x.fits",
+        "/": "/"}
+    assert short_names([("run\x1b[31m/pair.png", ""), ("/data/x/a.png", "")]) == {
+        "run\x1b[31m/pair.png": "pair.png", "/data/x/a.png": "a.png"}
 
 
 def test_no_number_of_an_axis_is_cut_by_its_end():

@@ -10,7 +10,7 @@ from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 from ..models.deepgalaxy import DeepGalaxy, Encoding
 
 __all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "levels_together", "joint_samples",
-           "mixed", "at_ranks", "ranks", "summarise", "tempered", "widths"]
+           "mixed", "at_ranks", "ranks", "summarise", "tempered", "two_answers", "widths"]
 
 
 #: After a label's name: its temperature where nobody tells the scale; after either, how it goes with the width.
@@ -102,6 +102,34 @@ def at_ranks(edges: np.ndarray, probability: np.ndarray, q, log: bool = False):
     cdf = np.concatenate([[0.0], np.cumsum(probability, dtype=float)])
     values = np.interp(q, cdf / cdf[-1], np.log(edges) if log else edges)
     return np.exp(values) if log else values
+
+
+def two_answers(edges: np.ndarray, probability: np.ndarray, share: float = 0.2, depth: float = 0.4,
+                ) -> list[tuple[float, float]] | None:
+    """Where one binned distribution (n_bins,) has two separate peaks, whose common median may lie where nothing is.
+
+    Parameters
+    ----------
+    share : of the probability that each of the two has to have.
+    depth : the valley between them is at most as high as this share of the lower peak.
+
+    Returns
+    -------
+    [(median, share), (median, share)] : of both, the likelier one first; None if there is one peak alone.
+    """
+    edges, p = np.asarray(edges, float), np.asarray(probability, float) / np.sum(probability, dtype=float)
+    height = np.convolve(np.pad(p, 1, "edge"), (0.25, 0.5, 0.25), "valid")
+    below = np.cumsum(p) - 0.5 * p
+    # The valley that both sides rise most from: heights of the peaks on either side of every bin.
+    left, right = np.maximum.accumulate(height), np.maximum.accumulate(height[::-1])[::-1]
+    rise = np.where((below > share) & (below < 1 - share), np.minimum(left, right) / np.maximum(height, 1e-12), 0)
+    valley = int(np.argmax(rise))
+    if rise[valley] * depth < 1:
+        return None
+    sides = (slice(None, valley + 1), slice(valley + 1, None))
+    found = [(float(at_ranks(edges[side.start:None if side.stop is None else side.stop + 1], p[side], 0.5)),
+              float(p[side].sum())) for side in sides]
+    return sorted(found, key=lambda answer: -answer[1])
 
 
 def coverage_level(label: Label, probability: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -19,7 +19,17 @@ from ..models.weights import Learnt, Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
-from .posterior import at_ranks, distributions, joint_samples, quantile, ranks, summarise, tempered, views_of
+from .posterior import (
+    at_ranks,
+    distributions,
+    joint_samples,
+    quantile,
+    ranks,
+    summarise,
+    tempered,
+    two_answers,
+    views_of,
+)
 from .story import QUANTILES, UNFAMILIAR, Match, Story
 
 __all__ = ["Predictor", "Scale", "load", "look_alikes", "shipped"]
@@ -187,6 +197,8 @@ class Predictor:
         if clock["basis"] == "mass":
             time = TIME.name
             samples[time] = at_ranks(*curves[time], ranks(samples[time]))
+        if TIME.name not in self.learnt.untrained:
+            flags += _two_times(*curves[TIME.name])
         z = torch.cat([encoding.mu for encoding in encodings]).numpy()
         matches, familiarity = [], float("nan")
         if self.library is not None:
@@ -288,6 +300,14 @@ def look_alikes(library: Library, learnt: Learnt, z: np.ndarray, views: np.ndarr
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
     return library.matches(z, views, k, implausibility=library.implausibility(trained), **ranking)
+
+
+def _two_times(edges: np.ndarray, probability: np.ndarray) -> list[str]:
+    if (two := two_answers(edges, probability)) is None:
+        return []
+    (first, more), (second, less) = two
+    return [f"two times fit the picture, about {first:.0f} Myr ({100 * more:.0f} %) and about {second:.0f} Myr "
+            f"({100 * less:.0f} %): look at the curve, the median may lie where neither is"]
 
 
 def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) -> list[str]:

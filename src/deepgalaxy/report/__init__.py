@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,20 @@ def printable(text: str) -> str:
 def short_name(image: str) -> str:
     """The last part of a path, printable."""
     return printable(re.split(r"[\\/]", image.rstrip("\\/"))[-1] or image)
+
+
+def short_names(stories) -> dict[str, str]:
+    """The shortest end of the path of each picture that no other one has, printable; of Stories or (image, error)."""
+    images = [story[0] if isinstance(story, tuple) else story.image for story in stories]
+    parts = {image: [part for part in re.split(r"[\\/]", image) if part] or [image] for image in images}
+    names, n = {}, 1
+    while len(names) < len(parts):
+        ends = {image: tuple(own[-n:]) for image, own in parts.items()}
+        alike = Counter(ends.values())
+        names |= {image: printable("/".join(end)) for image, end in ends.items()
+                  if image not in names and (alike[end] == 1 or n >= len(parts[image]))}
+        n += 1
+    return names
 
 
 def shorten(text: str, length: int) -> str:

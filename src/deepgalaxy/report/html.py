@@ -35,6 +35,7 @@ from . import (
     printable,
     scale_sentence,
     short_name,
+    short_names,
     shorten,
     twin,
     unit,
@@ -73,16 +74,17 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
     entries = []
     # A report may go where the pictures lie: they are not to be written over.
     pictures = {os.path.realpath(story.image) for story in stories if isinstance(story, Story)}
+    names = short_names(stories)
     for story in stories:
         if isinstance(story, Story):
             figure = safe_name(story.image, taken) + "_story.png"
             while os.path.realpath(folder / figure) in pictures:
                 figure = safe_name(story.image, taken) + "_story.png"
             save_story(story, folder / figure)
-            entries.append(_entry(story, figure))
+            entries.append(_entry(story, figure, names[story.image]))
         else:
             image, error = story
-            entries.append({"name": shorten(short_name(image), 60), "path": printable(image),
+            entries.append({"name": shorten(names[image], 60), "path": printable(image),
                             "error": printable(error)})
     answers = json_ready([answer_dict(story) for story in stories])
     write_file(folder / "stories.json", json.dumps(answers, indent=1, allow_nan=False) + "\n")
@@ -112,7 +114,7 @@ def safe_name(image: str, taken: set[str]) -> str:
     return name
 
 
-def _entry(story: Story, figure: str) -> dict:
+def _entry(story: Story, figure: str, name: str) -> dict:
     """What the template shows of one story: words and images, nothing left to compute."""
     stage, probability = likely_stage(story)
     properties = []
@@ -126,9 +128,9 @@ def _entry(story: Story, figure: str) -> dict:
         })
     picture = None if story.display is None else Image.fromarray(np.asarray(story.display, np.uint8))
     return {
-        "name": short_name(story.image), "path": printable(story.image), "figure": figure, "error": None,
+        "name": name, "path": printable(story.image), "figure": figure, "error": None,
         "headline": headline(story).replace("-", "−"), "properties": properties,
-        "by_name": {p["label"].name: p for p in properties}, "brief": shorten(short_name(story.image), 60),
+        "by_name": {p["label"].name: p for p in properties}, "brief": shorten(name, 60),
         "stage": stage, "stage_percent": percent(probability),
         "stages": [(name, percent(p), f"{100 * p:.1f}", p == probability) for name, p in story.stage.items()],
         "familiarity": familiarity_word(story.familiarity), "familiarity_percent": percent(story.familiarity),

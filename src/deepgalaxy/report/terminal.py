@@ -18,6 +18,7 @@ from . import (
     printable,
     scale_sentence,
     short_name,
+    short_names,
     shorten,
     unit,
 )
@@ -49,17 +50,18 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
     for title, width in (("stage", 13), ("famil-\niarity", 6), ("best match", 26)):
         table.add_column(title, max_width=width, overflow="fold")
     footnotes: dict[tuple[str, str], int] = {}
+    names = short_names(stories)
     for story in stories:
         if isinstance(story, Story):
             notes = [printable(flag) for flag in story.flags]
             if story.familiarity < UNUSUAL:
                 notes.append(familiarity_sentence(story.familiarity))
             marks = [footnotes.setdefault((note, "dim"), len(footnotes) + 1) for note in notes]
-            table.add_row(_name(story.image, marks), *_cells(story))
+            table.add_row(_name(names[story.image], marks), *_cells(story))
         else:
             image, error = story
             mark = footnotes.setdefault((printable(error), "red"), len(footnotes) + 1)
-            table.add_row(_name(image, [mark]), "failed", style="red")
+            table.add_row(_name(names[image], [mark]), "failed", style="red")
     lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
     scales = dict.fromkeys(scale_sentence(s.scale, s.clock) for s in stories if isinstance(s, Story))
     lines += [Text(text, style="dim") for text in scales]
@@ -71,9 +73,10 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
 def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
     """One row per look-alike of the pictures that have an answer."""
     table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
+    names = short_names(stories)
     for story in stories:
         for i, m in enumerate(story.matches if isinstance(story, Story) else ()):
-            table.add_row(Text(short_name(story.image) if i == 0 else ""), Text(printable(m.encounter)),
+            table.add_row(Text(names[story.image] if i == 0 else ""), Text(printable(m.encounter)),
                           f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}", f"{m.size_ratio:.2f}", f"{m.view:.0f}",
                           f"{m.distance:.2f}")
     if table.rows:
@@ -83,8 +86,8 @@ def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
     return table
 
 
-def _name(image: str, marks: list[int]) -> Text:
-    name = Text(shorten(short_name(image), 40))  # Text, not markup: a name may hold [brackets]
+def _name(name: str, marks: list[int]) -> Text:
+    name = Text(shorten(name, 40))  # Text, not markup: a name may hold [brackets]
     return name.append(f" [{','.join(map(str, marks))}]", "dim") if marks else name
 
 
