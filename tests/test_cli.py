@@ -68,9 +68,11 @@ def test_version_is_that_of_the_package(run):
 
 
 def test_a_place_for_the_answers_that_is_not_there_is_told_before_the_work(run, tmp_path):
-    for command in ("predict", "search"):
-        done = run(command, "no.png", "--json", tmp_path / "nowhere" / "answers.json")
-        assert done.status == 2 and "the folder does not exist" in done.err and len(done.err.splitlines()) == 1
+    (tmp_path / "file").write_text("no folder")
+    for command, place in (("predict", tmp_path / "file" / "answers.json"), ("search", tmp_path)):
+        done = run(command, "no.png", "--json", place)
+        assert done.status == 2 and f"{place}: nothing can be written there" in done.err
+        assert len(done.err.splitlines()) == 1
 
 
 def test_help_lists_every_command(run):

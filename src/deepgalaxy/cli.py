@@ -128,7 +128,7 @@ def predict(images: ImagesOrTable = None, *,
             raise ConfigError("IMAGE...: give pictures, or a table of them (--table CSV), one of the two")
         if table is not None and (given := [name for name, value in known.items() if value is not None]):
             raise ConfigError(f"{given[0]}: is a column of the table, or an option for pictures; give one of the two")
-        _require_folder(json_file)
+        _require_place(json_file)
         pictures = read_catalogue(table) if table is not None else [(image, known) for image in images]
         if twin and no_report:
             raise ConfigError("twin: is shown on the page, which --no-report leaves out; leave out one of them")
@@ -195,7 +195,7 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
         from .inference.predictor import Scale, load
 
         Scale(kpc_per_pixel, arcsec_per_pixel, redshift)
-        _require_folder(json_file)
+        _require_place(json_file)
         predictor = load(model, library)
     if predictor.library is None:
         raise ConfigError("search needs a library; give --library, or make one with 'deepgalaxy index'")
@@ -508,10 +508,14 @@ def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", mi
     _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
 
 
-def _require_folder(json_file: str | None) -> None:
-    """Refuse a place for the JSON that is not there before the work, not after it."""
-    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
-        raise ConfigError(f"{json_file}: the folder does not exist; make it first, or choose another place")
+def _require_place(json_file: str | None) -> None:
+    """Refuse a place where the JSON cannot be before the work, not after it."""
+    if json_file in (None, "-"):
+        return
+    path = Path(json_file).absolute()
+    there = next(folder for folder in path.parents if folder.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"{json_file}: nothing can be written there; choose another place for the JSON")
 
 
 def _write_json(where: str | None, value) -> None:
