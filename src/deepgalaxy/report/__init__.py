@@ -134,8 +134,8 @@ def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None
         guess = f" (the picture suggests {estimate['p50']:.2g} kpc per pixel, {estimate['p16']:.2g} to " \
             f"{estimate['p84']:.2g})" if estimate else ""
         return f"No physical scale given{guess}: times are for a primary like the Milky Way in mass and size{ticks}."
-    return (f"Scale {value:.3g} kpc per pixel, {known}; times are for a primary of the Milky Way's mass{ticks}; that "
-            "of this system's is not in their errors (--mass).")
+    return (f"Scale {value:.3g} kpc per pixel, {known}; times are for a primary of the Milky Way's mass{ticks}. "
+            "Another mass moves them (--mass).")
 
 
 def headline(story) -> str:
