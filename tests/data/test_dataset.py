@@ -291,11 +291,26 @@ def test_exception_leaves_the_partial_file_and_resume_goes_on(tmp_path):
 
 def test_partial_of_another_configuration_is_refused(tmp_path):
     path = tmp_path / "suite.h5"
-    with pytest.raises(ZeroDivisionError), DatasetWriter(path, '{"n": 1}'):
+    with pytest.raises(ZeroDivisionError), DatasetWriter(path, '{"n": 1}') as writer:
+        writer.write_encounter("one", PARAMETERS, [camera_images()], STAGE, SEPARATION)
         raise ZeroDivisionError
     with pytest.raises(DatasetError, match="another configuration"):
         DatasetWriter(path, '{"n": 2}')
+    with DatasetWriter(path, '{"n": 1}') as writer:  # nothing of it is lost
+        assert writer.done == {"one"}
     write(path, config='{"n": 2}', resume=False)
+    assert Dataset(path).config == '{"n": 2}'
+
+
+def test_partial_of_another_configuration_that_holds_nothing_is_begun_anew(tmp_path):
+    path = tmp_path / "suite.h5"
+    with pytest.raises(ZeroDivisionError), DatasetWriter(path, '{"n": 1}'):
+        raise ZeroDivisionError
+    first = DatasetWriter(path, '{"n": 1}')
+    with pytest.raises(DatasetError, match="by another process"):
+        DatasetWriter(path, '{"n": 2}')  # somebody is about to write it
+    first.close()
+    write(path, config='{"n": 2}')
     assert Dataset(path).config == '{"n": 2}'
 
 
