@@ -1,6 +1,6 @@
 """Does the reference galaxy stay what it is when nobody comes near it?
 
-Usage: python benchmarks/isolation.py [--particles 65536] [--time 1000] [-o docs/isolation.png]
+Usage: python benchmarks/isolation.py [--particles 65536] [--halo 0.35] [--time 1000] [-o docs/isolation.png]
 
 Runs the galaxy alone, measures it every 25 Myr, prints what was measured beside what is demanded, and draws it.
 Ends with status 1 if a demand is not met. Lengths are judged by their mean over 100 Myr, one radial period: waves
@@ -23,7 +23,7 @@ from deepgalaxy.simulate.galaxy import DISC, HALO, Galaxy, GalaxyConfig, Particl
 from deepgalaxy.simulate.gravity import Tree
 
 SOFTENING, SOFTENING_HALO = 0.25, 0.55  # kpc, as in an encounter
-DISC_SHARE, BULGE_SHARE = 0.55, 0.10
+DISC_SHARE, BULGE_SHARE, HALO_SHARE = 0.55, 0.10, 0.35  # of the particles, as in an encounter
 LAGRANGIAN = (0.10, 0.25, 0.50, 0.75)
 INTERVAL = 25.0  # Myr
 FACE_ON, EDGE_ON = View((0, 0, 1)), View((1, 0, 0))
@@ -51,18 +51,20 @@ class History:
     pictures: dict = field(default_factory=dict)  #: time -> (face-on, edge-on)
 
 
-def reference_galaxy(n_particles: int, seed: int = 0, config: GalaxyConfig | None = None) -> Particles:
-    """The galaxy as an encounter samples it."""
-    n_disc, n_bulge = int(DISC_SHARE * n_particles), int(BULGE_SHARE * n_particles)
+def reference_galaxy(n_particles: int, seed: int = 0, config: GalaxyConfig | None = None,
+                     halo_share: float = HALO_SHARE) -> Particles:
+    """The galaxy as an encounter samples it; with another share of the particles in the halo, if asked for."""
+    n_stars = (1 - halo_share) / (1 - HALO_SHARE) * n_particles
+    n_disc, n_bulge = int(DISC_SHARE * n_stars), int(BULGE_SHARE * n_stars)
     return Galaxy(config or GalaxyConfig(), SOFTENING).sample(
         n_disc, n_bulge, n_particles - n_disc - n_bulge, SOFTENING_HALO, np.random.default_rng(seed))
 
 
 def isolate(n_particles: int, last_time: float, seed: int = 0, interval: float = INTERVAL, pictures=(),
-            config: GalaxyConfig | None = None) -> History:
+            config: GalaxyConfig | None = None, halo_share: float = HALO_SHARE) -> History:
     """Run the galaxy alone and measure it at every multiple of `interval` (Myr)."""
     config = config or GalaxyConfig()
-    particles = reference_galaxy(n_particles, seed, config)
+    particles = reference_galaxy(n_particles, seed, config, halo_share)
     history, conservation, start = History(config, n_particles), Conservation(), time.perf_counter()
     for step in evolve(particles, interval, conservation=conservation):
         if step.is_snapshot:
@@ -264,9 +266,11 @@ def main() -> int:
     parser.add_argument("--particles", type=int, default=65536)
     parser.add_argument("--time", type=float, default=1000.0, help="Myr")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--halo", type=float, default=HALO_SHARE, help="share of the particles in the halo")
     parser.add_argument("-o", "--output", help="PNG; without it, the table only")
     options = parser.parse_args()
-    history = isolate(options.particles, options.time, options.seed, pictures=(0, options.time / 2, options.time))
+    history = isolate(options.particles, options.time, options.seed, pictures=(0, options.time / 2, options.time),
+                      halo_share=options.halo)
     rows = demands(history)
     print(f"{options.particles} particles, {options.time:g} Myr, seed {options.seed}: {history.seconds:.0f} s\n")
     print("| figure | measured | demanded | met |\n|---|---|---|---|")
