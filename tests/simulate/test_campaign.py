@@ -45,7 +45,8 @@ class Campaign:
         tree = {"name": "tiny", "resolution": {"n_particles": 512, "snapshot_interval": 10.0, "first_time": -20.0,
                                                "last_time": 20.0, **resolution},
                 "design": {"kind": "sobol", "n_encounters": n_encounters, "start_time": {"low": 50, "high": 60},
-                           "orbital_energy": {"low": 0, "high": 0}}}
+                           # So few particles show no pericentre where the galaxies pass each other far out.
+                           "pericentre": {"low": 2, "high": 12}, "orbital_energy": {"low": 0, "high": 0}}}
         self.names = [e.name for e in SuiteConfig.parse(tree).encounters()]
         self.suite, self.runs, self.log = folder / "suite.yaml", folder / "runs", folder / "starts"
         self.suite.write_text(yaml.safe_dump(tree))

@@ -111,8 +111,8 @@ class Galaxy:
         All components are taken as spheres; the softening of their particles enters as in a pair.
         """
         r, stars = self.radius, self.enclosed - self.halo_enclosed
-        force = G * r * (stars / (r**2 + _pair(softening, self.softening)) ** 1.5
-                         + self.halo_enclosed / (r**2 + _pair(softening, softening_halo)) ** 1.5)
+        force = r * (_pull(r, r, stars, _pair(softening, self.softening))
+                     + _pull(r, r, self.halo_enclosed, _pair(softening, softening_halo)))
         inner = _cumulative(force * r, np.log(r))
         return inner[-1] - inner + G * self.mass / r[-1]
 
@@ -125,8 +125,8 @@ class Galaxy:
         # All forces are averaged over the sech^2 profile: stars above the mid-plane feel less of them.
         z = c.disc_scale_height * np.arctanh(np.linspace(-0.999, 0.999, 201))
         r = np.sqrt(R[:, None] ** 2 + z**2)
-        spheres = G * sum(
-            np.interp(r, self.radius, enclosed) / (r**2 + _pair(self.softening, softening)) ** 1.5
+        spheres = sum(
+            _pull(r, self.radius, enclosed, _pair(self.softening, softening))
             for enclosed, softening in ((self.bulge_enclosed, self.softening), (self.halo_enclosed, softening_halo)))
         vc2 = R**2 * spheres.mean(axis=1) + G * c.disc_mass / rd * np.interp(R / rd, table[0], table[1])
         omega2 = vc2 / R**2
@@ -268,6 +268,28 @@ def _distribution_function(density, potential):
     integrand = np.interp(at, psi, slope, left=0) * 2 * np.sqrt(energy)[:, None] * np.sin(t)
     f = np.gradient(np.trapezoid(integrand, t, axis=1), energy) / (np.sqrt(8) * np.pi**2)
     return energy, np.clip(f, 0, None)
+
+
+def _pull(r, radius: np.ndarray, enclosed: np.ndarray, softening2: float, n: int = 800) -> np.ndarray:
+    """Inward acceleration over r (1/Myr^2), of the shape of r (kpc), by a sphere whose particles are softened.
+
+    Each shell pulls with its own softened force: softening the mass enclosed as if it lay in the centre makes the pull
+    on a star up to 4 % too strong between 0.5 and 4 kpc, and a galaxy that is set up for it expands by 2 %.
+
+    Parameters
+    ----------
+    radius, enclosed : (M,) kpc and Msun within.
+    softening2 : kpc^2, within a pair.
+    """
+    edges = np.geomspace(radius[0], radius[-1], n)  # every shell is within or outside of each of them
+    inside = np.interp(np.log(edges), np.log(radius), enclosed)
+    mass, shell = np.diff(inside, prepend=0.0), np.sqrt(edges * np.concatenate([edges[:1], edges[:-1]]))
+    far, near = edges[:, None] + shell, edges[:, None] - shell
+    s_far, s_near = np.sqrt(far**2 + softening2), np.sqrt(near**2 + softening2)
+    # Of the potential -G m (s_far - s_near) / (2 r shell).
+    slope = (s_far - s_near) / edges[:, None] - (far / s_far - near / s_near)
+    pull = G * (mass / (2 * shell) * slope).sum(axis=1) / edges**2
+    return np.interp(np.log(r), np.log(edges), pull)
 
 
 def _pair(a, b):
