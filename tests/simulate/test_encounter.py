@@ -307,7 +307,7 @@ def test_impossible_parameter_is_refused_by_name(key, value):
 
 def test_a_galaxy_that_cannot_be_drawn_is_one_line():
     config = EncounterConfig.parse({"primary": {"halo_truncation": 0.0001}, "resolution": {"n_particles": 512}})
-    with pytest.raises(SimulationError, match="encounter: no galaxy has such a shape.*halo_truncation=0.0001") as caught:
+    with pytest.raises(SimulationError, match="no galaxy has such a shape.*halo_truncation=0.0001") as caught:
         initial_conditions(config)
     assert "\n" not in str(caught.value)
 
