@@ -23,7 +23,7 @@ from deepgalaxy.simulate.galaxy import DISC, HALO, Galaxy, GalaxyConfig, Particl
 from deepgalaxy.simulate.gravity import Tree
 
 SOFTENING, SOFTENING_HALO = 0.25, 0.55  # kpc, as in an encounter
-DISC_SHARE, BULGE_SHARE, HALO_SHARE = 0.55, 0.10, 0.35  # of the particles, as in an encounter
+HALO_SHARE = 0.35  # of the particles, as in an encounter; of the stars, disc and bulge have 11 and 2 parts
 LAGRANGIAN = (0.10, 0.25, 0.50, 0.75)
 INTERVAL = 25.0  # Myr
 FACE_ON, EDGE_ON = View((0, 0, 1)), View((1, 0, 0))
@@ -54,8 +54,8 @@ class History:
 def reference_galaxy(n_particles: int, seed: int = 0, config: GalaxyConfig | None = None,
                      halo_share: float = HALO_SHARE) -> Particles:
     """The galaxy as an encounter samples it; with another share of the particles in the halo, if asked for."""
-    n_stars = (1 - halo_share) / (1 - HALO_SHARE) * n_particles
-    n_disc, n_bulge = int(DISC_SHARE * n_stars), int(BULGE_SHARE * n_stars)
+    n_stars = (1 - halo_share) * n_particles
+    n_disc, n_bulge = int(n_stars * 11 / 13), int(n_stars * 2 / 13)
     return Galaxy(config or GalaxyConfig(), SOFTENING).sample(
         n_disc, n_bulge, n_particles - n_disc - n_bulge, SOFTENING_HALO, np.random.default_rng(seed))
 

@@ -17,11 +17,35 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-__all__ = ["BrokenSeal", "has_seal", "open_sealed", "read_arrays", "sealed_hdf5", "shipped", "sync_folder",
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
+
+__all__ = ["BrokenSeal", "has_seal", "lock", "open_sealed", "read_arrays", "sealed_hdf5", "shipped", "sync_folder",
            "temporary_beside", "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
+
+
+def lock(descriptor: int) -> bool:
+    """Keep an open file or folder to this process until it is closed; False where there are no locks.
+
+    Raises
+    ------
+    BlockingIOError
+        If another one has it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return False
+    return True
 
 
 class BrokenSeal(OSError):

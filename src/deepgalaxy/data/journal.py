@@ -13,10 +13,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None
+from ..files import lock
 
 __all__ = ["DISK_ERRORS", "Journal", "journal_path"]
 
@@ -50,13 +47,7 @@ class Journal:
         self._committed = self._size = min(size, int.from_bytes(header[28:], "little")) if known else size
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
+        if not lock(self._descriptor):
             return
         mine, now = os.fstat(self._descriptor), os.stat(self._path)
         if (mine.st_dev, mine.st_ino) != (now.st_dev, now.st_ino):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import ConfigError, DatasetError
 from .predictor import Scale
 
-__all__ = ["read_catalogue"]
+__all__ = ["read_catalogue", "read_rows"]
 
 #: Columns that are read, if they are there: the size of a pixel and the mass, as of `Scale`.
 COLUMNS = tuple(field.name for field in fields(Scale))
@@ -32,18 +32,29 @@ def read_catalogue(path: str | Path) -> list[tuple[str, dict[str, float]]]:
         If a value is not allowed, with the line that it stands in.
     """
     path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"{path}: cannot be read as CSV ({reason}); give a table with a column 'file'") from None
+    rows = read_rows(path)
     if not rows or "file" not in rows[0][1]:
         missing = "lines" if not rows else "column file"
         raise DatasetError(f"{path}: has no {missing}; give a table with a column 'file' and any of "
                            f"{', '.join(COLUMNS)}")
     return [_picture(path, line, row) for line, row in rows]
+
+
+def read_rows(path: str | Path) -> list[tuple[int, dict]]:
+    """The lines of a CSV with a head, and their numbers in the file.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be read.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            return [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path}: cannot be read as CSV ({reason}); give a table with a column 'file'") from None
 
 
 def _picture(path: Path, line: int, row: dict) -> tuple[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path, PurePath
 from ..errors import DatasetError
 from ..labels import TIME
 from ..units import REFERENCE_STARS, REFERENCE_TIME
+from .catalogue import read_rows
 from .predictor import Predictor
 from .story import UNFAMILIAR, Story
 
@@ -96,11 +96,7 @@ def read_table(folder: str | Path) -> list[dict]:
         rows = [{"file": path.name} for path in sorted(folder.iterdir())
                 if path.suffix.lower() in _PICTURES and path.is_file()]
     else:
-        try:
-            with open(tables[0], newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DatasetError(f"{tables[0]}: cannot be read as CSV ({error})") from None
+        rows = [row for _, row in read_rows(tables[0])]
         inside = [PurePath(row.get("file") or "") for row in rows]
         if any(not path.name or path.is_absolute() or ".." in path.parts for path in inside):
             raise DatasetError(f"{tables[0]}: every line needs a column 'file', the name of a picture in the folder")

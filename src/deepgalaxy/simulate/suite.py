@@ -16,16 +16,11 @@ from pydantic import Field, field_validator, model_validator
 from ..cluster import PATIENCE, LostWorkers, run_tasks
 from ..config import Config
 from ..errors import ConfigError, SimulationError
-from ..files import write_whole
+from ..files import lock, write_whole
 from ..labels import ENCOUNTER_NAME
 from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_file
 from .galaxy import GalaxyConfig
 from .snapshot import CannotWrite
-
-try:
-    import fcntl
-except ImportError:  # Windows: two campaigns in one folder run the same encounters, and harm nothing
-    fcntl = None
 
 __all__ = ["Range", "SobolDesign", "GridDesign", "ListDesign", "SuiteConfig", "alone_in", "run_suite"]
 
@@ -236,25 +231,24 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     SimulationError
         If another one is at work there, or the folder cannot be made.
     """
-    folder, descriptor = Path(folder), None
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if fcntl is not None:
-            descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)  # Windows opens no folder
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+    if descriptor is None:
+        yield
+        return
     try:
-        if descriptor is not None:
-            with suppress(OSError):  # a file system without locks
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise SimulationError(f"{folder}: another 'deepgalaxy simulate' is at work there; wait for it to "
-                                          "end, or give more workers to one (--workers, --scheduler)") from None
+        try:
+            lock(descriptor)
+        except BlockingIOError:
+            raise SimulationError(f"{folder}: another 'deepgalaxy simulate' is at work there; wait for it to end, or "
+                                  "give more workers to one (--workers, --scheduler)") from None
         yield
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def run_suite(config: SuiteConfig, folder: str | Path, client, patience: float = PATIENCE, gadget: bool = False,
