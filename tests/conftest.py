@@ -24,7 +24,7 @@ import deepgalaxy
 
 #: One step of training of this model takes 0.1 s on one core.
 TINY_MODEL = {"backbone": "mobilenetv4_conv_small_035", "channels": 16, "latent_size": 8, "classifier_width": 32,
-              "decoder_width": 24}
+              "decoder_width": 24, "latent_scale": True}
 
 
 def _other_encounters(path: Path, prefix: str) -> Path:

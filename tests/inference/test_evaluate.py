@@ -125,10 +125,10 @@ def test_neighbours_and_reconstruction_are_those_found_one_by_one(evaluation, lo
     data, model, distances, alike = Dataset(other_dataset), loud.weights.model, [], []
     for i in range(len(data)):
         light = light_from_stored(torch.from_numpy(data.images([i])), True)
-        frame = observe_frames(light, torch.full((1,), torch.nan), [0], None).frames
-        encoding = model.encode(frame)
+        seen = observe_frames(light, torch.from_numpy(data.labels["pixel_scale"][i:i + 1]), [0], None)
+        frame, told, encoding = seen.frames, model.encode(seen.frames, seen.scale).mu, model.encode(seen.frames)
         # By brute force, in the library's metric.
-        apart = ((loud.library.arrays["z"].astype(np.float32) - encoding.mu.numpy()) @ loud.library.arrays["metric"])
+        apart = (loud.library.arrays["z_told"].astype(np.float32) - told.numpy()) @ loud.library.arrays["metric_told"]
         nearest = np.argsort((apart**2).sum(axis=1))[:5]
         distances.append(np.abs(loud.library.labels["time"][nearest] - data.labels["time"][i]))
         for maps in (encoding.maps, model.vae.decode(encoding.mu, encoding.maps.shape[2:])):

@@ -531,6 +531,30 @@ def test_a_second_backbone_starts_as_nothing_and_learns(straight, data, tmp_path
             "model": config.model.model_copy(update={"second_backbone": "resnet18"})}), say=lambda line: None)
 
 
+def test_z_that_is_told_the_scale_starts_as_the_one_before_and_learns(straight, data, tmp_path):
+    config, path, _ = straight
+    assert not config.model.latent_scale
+
+    def told(name, rate):
+        return load_weights(fit(config.model_copy(update={
+            "output": str(tmp_path / name), "start_from": str(path), "split_seed": config.seed,
+            "optimiser": config.optimiser.model_copy(update={"learning_rate": rate}),
+            "model": config.model.model_copy(update={"latent_scale": True})}), say=lambda line: None)).model
+
+    maps, scale = torch.randn(3, config.model.channels, 8, 8), torch.tensor([-0.5, 0.0, torch.nan])
+    ours, theirs = told("still", 1e-12).vae, load_weights(path).model.vae
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    torch.testing.assert_close(ours.encode(maps, scale)[0], theirs.encode(maps)[0], rtol=1e-4, atol=1e-4)
+    learnt = told("learnt", 1e-2).vae
+    near, untold = learnt.encode(maps, scale)[0], learnt.encode(maps)[0]
+    assert (near - untold)[:2].abs().max() > 1e-4 and torch.equal(near[2], untold[2])
+    with pytest.raises(ModelError, match="latent_scale True, not False"):
+        fit(config.model_copy(update={
+            "output": str(tmp_path / "less"), "start_from": str(tmp_path / "learnt" / "model.safetensors"),
+            "split_seed": config.seed, "model": config.model.model_copy(update={"latent_scale": False})}),
+            say=lambda line: None)
+
+
 def test_heads_alone_are_trained_on_the_features_of_the_rest(straight, data, tmp_path):
     """Everything below the last layers stays to the bit, and what they are trained on is what they will see."""
     config, path, _ = straight

@@ -67,14 +67,13 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     temperatures = weights.metadata.get("temperatures", {})
     result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
               "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
-    samples, everything = {}, {}
+    samples, everything, latents = {}, {}, {}
     told = not weights.learnt.never_told
     runs = {"clean": (None, told), "realism": (realism, told), "realism_without_scale": (realism, False)}
     for name, (how, scale_known) in runs.items():
         p, z, side = predict_dataset(weights.model, dataset, indices, how, scale_known, temperatures, n_views,
                                      seed=seed + 5, on_batch=on_batch, framing=weights.learnt.framing)
-        if name == "clean":
-            latents = z
+        latents[name] = z
         result[name], samples[name] = _figures(dataset, indices, p, inside,
                                                side if name == "realism_without_scale" else None,
                                                weights.metadata.get("correlation"))
@@ -87,7 +86,10 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     result["reconstruction"] = reconstruction(weights, dataset, some[:512])
     if library is not None:
         result["neighbours"] = {
-            **_neighbours(library, dataset, indices[inside], latents[inside]),
+            **_neighbours(library.told_index if told else library.index, library, dataset, indices[inside],
+                          latents["clean"][inside]),
+            "median_abs_dt_5_without_scale": _neighbours(library.index, library, dataset, indices[inside],
+                                                         latents["realism_without_scale"][inside])["median_abs_dt_5"],
             **_shown(weights, library, dataset, some[:200], realism, temperatures, n_views, seed)}
         result["familiarity"] = _familiarity(weights, dataset, some[:600], library, realism, seed)
     return result, samples
@@ -264,9 +266,8 @@ def reconstruction(weights, dataset, indices):
     return {"ssim_fcae": float(torch.cat(direct).mean()), "ssim_vae": float(torch.cat(through).mean())}
 
 
-def _neighbours(library, dataset, indices, latents):
-    """How far in time the 5 nearest library images in z are, for clean images."""
-    index: LatentIndex = library.index
+def _neighbours(index: LatentIndex, library, dataset, indices, latents):
+    """How far in time the 5 nearest library images in z are."""
     _, rows = index.search(latents, 5)
     dt = np.abs(library.labels["time"][rows] - dataset.labels["time"][indices][:, None])
     return {"median_abs_dt_5": float(np.median(dt)), "median_abs_dt_1": float(np.median(dt[:, 0]))}
@@ -291,6 +292,7 @@ def _shown_first(weights, library, dataset, indices, realism, temperatures, n_vi
         views = torch.cat(views_of(seen.frames, n_views=len(encodings)), dim=1).numpy()
         for k, time in enumerate(dataset.labels["time"][index]):
             z = np.stack([encoding.mu[k].numpy() for encoding in encodings])
-            [best] = look_alikes(library, of, z, views[k], {name: values[k] for name, values in p.items()}, 1)
+            [best] = look_alikes(library, of, z, views[k], {name: values[k] for name, values in p.items()}, 1,
+                                 told=not of.never_told)
             dt.append(abs(best.time_myr - time))
     return dt

@@ -59,7 +59,7 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
     answers = [model(view, scale) for view in views_of(frames, n_views=n_views)]
     encodings = [encoding for encoding, _ in answers]
     if n_views > 4:  # the views were turned
-        encodings = [model.encode(mirrored) for mirrored in views_of(frames, n_views=4)]
+        encodings = [model.encode(mirrored, scale) for mirrored in views_of(frames, n_views=4)]
     return {name: tempered(torch.stack([logits[name].float() for _, logits in answers]), temperatures or {}, name,
                            scale).numpy() for name in answers[0][1]}, encodings
 

@@ -204,7 +204,7 @@ class Predictor:
         if self.library is not None:
             views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(z))])
             matches = look_alikes(self.library, self.learnt, z, views, {name: p[0] for name, p in probability.items()},
-                                  n_matches, **(ranking or {}))
+                                  n_matches, told=bool(told), **(ranking or {}))
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
@@ -292,14 +292,14 @@ class Predictor:
 
 
 def look_alikes(library: Library, learnt: Learnt, z: np.ndarray, views: np.ndarray,
-                probability: dict[str, np.ndarray], k: int, **ranking) -> list[Match]:
+                probability: dict[str, np.ndarray], k: int, told: bool, **ranking) -> list[Match]:
     """The k best matches of one picture, by what its model has learnt; arguments as of `Library.matches`.
 
     probability : {label: (n_bins,)} of the picture.
     """
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
-    return library.matches(z, views, k, implausibility=library.implausibility(trained), **ranking)
+    return library.matches(z, views, k, implausibility=library.implausibility(trained), told=told, **ranking)
 
 
 def _two_times(edges: np.ndarray, probability: np.ndarray) -> list[str]:

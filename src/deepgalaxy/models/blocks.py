@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-__all__ = ["Block", "Depthwise", "idle_blocks", "zeroed"]
+__all__ = ["Block", "Depthwise", "idle_blocks", "scale_inputs", "zeroed"]
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
@@ -15,6 +15,13 @@ def zeroed(layer: nn.Module) -> nn.Module:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def scale_inputs(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a network is told of scales (B,), log10 of frame sides over 100 kpc or NaN: the value, and whether it is
+    known (B, 2)."""
+    known = ~torch.isnan(scale)
+    return torch.stack([torch.where(known, 3 * scale, torch.zeros_like(scale)), known.to(scale.dtype)], dim=1).to(dtype)
 
 
 class Block(nn.Module):

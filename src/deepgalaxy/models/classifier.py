@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..labels import HEADS, STAGES, Label
-from .blocks import Block, idle_blocks, zeroed
+from .blocks import Block, idle_blocks, scale_inputs, zeroed
 
 __all__ = ["Classifier", "Heads", "soft_targets"]
 
@@ -53,9 +53,7 @@ class Classifier(nn.Module):
 
     def features(self, maps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """What the heads see: (B, 2 width + 2); for the arguments see `forward`."""
-        known = ~torch.isnan(scale)
-        beside = torch.stack([torch.where(known, 3 * scale, torch.zeros_like(scale)), known.to(maps.dtype)], dim=1)
-        beside = beside.to(maps.dtype)
+        beside = scale_inputs(scale, maps.dtype)
         x = F.avg_pool2d(self.first(maps), 2, ceil_mode=True)
         factors = self.modulate(beside)[:, :, None, None].chunk(2 * len(self.blocks), dim=1)
         for block, gain, shift in zip(self.blocks, factors[::2], factors[1::2], strict=True):

@@ -27,6 +27,8 @@ class ModelConfig(Config):
     stride: int = Field(16, ge=2, le=32, description="pixels of the image per cell of the activation maps")
     channels: int = Field(64, ge=1, le=2048, description="of the activation maps")
     latent_size: int = Field(32, ge=1, le=1024, description="of z")
+    latent_scale: bool = Field(False, description="z is told the scale too, where it is known; to weights whose z is "
+                               "not, it adds nothing at first")
     classifier_width: int = Field(192, ge=8, le=4096)
     classifier_depth: int = Field(3, ge=3, le=32, description="blocks at half the size of the maps; from weights with "
                                   "fewer, training starts with blocks that do nothing yet")
@@ -59,7 +61,7 @@ class DeepGalaxy(nn.Module):
                                   argument="second_backbone")
             zeroed(self.second.neck)
         self.decoder = Decoder(config.channels, config.stride, config.decoder_width)
-        self.vae = VAE(config.channels, config.latent_size)
+        self.vae = VAE(config.channels, config.latent_size, told_scale=config.latent_scale)
         self.classifier = Classifier(config.channels, config.classifier_width, config.classifier_depth,
                                      config.n_classes)
         # Labels read off z while training: they make distance in z a distance between encounters.
@@ -70,10 +72,10 @@ class DeepGalaxy(nn.Module):
         maps = self.encoder(image)
         return maps if self.second is None else maps + self.second(image)
 
-    def encode(self, image: torch.Tensor) -> Encoding:
-        """(B, 1, H, W) frames -> activation maps and the distribution of z."""
+    def encode(self, image: torch.Tensor, scale: torch.Tensor | None = None) -> Encoding:
+        """(B, 1, H, W) frames -> activation maps and the distribution of z; for the scale see `classify`."""
         maps = self.maps(image)
-        return Encoding(maps, *self.vae.encode(maps))
+        return Encoding(maps, *self.vae.encode(maps, scale))
 
     def reconstruct(self, maps: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """(B, C, h, w) -> (B, 1, H, W), cut to a size that is no multiple of the stride."""
@@ -91,5 +93,5 @@ class DeepGalaxy(nn.Module):
 
     def forward(self, image: torch.Tensor, scale: torch.Tensor):
         """Encoding and logits of B images."""
-        encoding = self.encode(image)
+        encoding = self.encode(image, scale)
         return encoding, self.classify(encoding.maps, scale)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .blocks import scale_inputs, zeroed
+
 __all__ = ["VAE"]
 
 _GRID = 4  # maps of any size are pooled to this many cells on a side
@@ -19,11 +21,13 @@ class VAE(nn.Module):
     channels : of the maps.
     latent_size : of z.
     width : channels inside.
+    told_scale : z depends on the scale where it is known. A pair in half of the space is another encounter, though its
+        frame may look the same.
     """
 
-    def __init__(self, channels: int, latent_size: int = 32, width: int = 96):
+    def __init__(self, channels: int, latent_size: int = 32, width: int = 96, told_scale: bool = False):
         super().__init__()
-        self.latent_size, self.width = latent_size, width
+        self.latent_size, self.width, self.told_scale = latent_size, width, told_scale
         self.squeeze = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1), nn.SiLU())
@@ -33,11 +37,25 @@ class VAE(nn.Module):
         self.expand = nn.Sequential(
             nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU(),
             nn.Conv2d(width, channels, 3, padding=1))
+        if told_scale:  # nothing at first: weights of a VAE that was never told a scale can go on with it
+            self.modulate = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), zeroed(nn.Linear(64, 2 * width)))
+            self.beside = nn.Sequential(nn.Linear(width * _GRID**2 + 2, 256), nn.SiLU(),
+                                        zeroed(nn.Linear(256, 2 * latent_size)))
 
-    def encode(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log variance of z: (B, C, h, w) -> two of (B, latent_size)."""
-        x = F.adaptive_avg_pool2d(self.squeeze(maps), _GRID)
-        mu, logvar = self.to_latent(x.flatten(1)).chunk(2, dim=1)
+    def encode(self, maps: torch.Tensor, scale: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log variance of z: (B, C, h, w) -> two of (B, latent_size).
+
+        scale : (B,) log10(frame side / 100 kpc), NaN where unknown, as without it.
+        """
+        if not self.told_scale:
+            x = F.adaptive_avg_pool2d(self.squeeze(maps), _GRID)
+            mu, logvar = self.to_latent(x.flatten(1)).chunk(2, dim=1)
+            return mu, logvar.clamp(-8, 8)
+        told = scale_inputs(maps.new_full((len(maps),), torch.nan) if scale is None else scale, maps.dtype)
+        gain, shift = self.modulate(told)[:, :, None, None].chunk(2, dim=1)
+        x = self.squeeze[2](self.squeeze[:2](maps) * (1 + gain) + shift)
+        x = F.adaptive_avg_pool2d(self.squeeze[3:](x), _GRID).flatten(1)
+        mu, logvar = (self.to_latent(x) + self.beside(torch.cat([x, told], dim=1))).chunk(2, dim=1)
         return mu, logvar.clamp(-8, 8)
 
     @staticmethod

@@ -165,6 +165,8 @@ def _neighbours(e: dict) -> str:
     if near := e.get("neighbours"):
         text += ("The 5 nearest library images in z of an unseen clean image: median |dt| "
                  f"{near['median_abs_dt_5']:.0f} Myr, the nearest {near['median_abs_dt_1']:.0f} Myr. ")
+        if (unscaled := near.get("median_abs_dt_5_without_scale")) is not None:
+            text += f"With realism, and without its scale: {unscaled:.0f} Myr. "
         if near.get("median_abs_dt_shown") is not None:
             text += ("The look-alike that is shown first for an image with realism at a known scale, chosen by z, by "
                      f"looks and by whether it agrees with the answers: {near['median_abs_dt_shown']:.0f} Myr, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,31 +93,36 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     """
     weights, dataset = load_weights(model), open_data(data)
     chosen = _spread(np.flatnonzero(dataset.is_encounter), n_images)
-    z, thumbnails = [], []
+    of, model = weights.learnt, weights.model
+    z, z_told, thumbnails = [], [], []
     for start in range(0, len(chosen), 128):
         index = chosen[start:start + 128]
-        unknown = torch.full((len(index),), torch.nan)
-        seen = observe_frames(light_of(dataset, index), unknown, image_seeds(0, 0, index), None,
-                              framing=weights.learnt.framing)
-        z.append(weights.model.encode(seen.frames).mu.numpy())
+        seen = observe_frames(light_of(dataset, index), _pixel_scale(dataset, index), image_seeds(0, 0, index), None,
+                              framing=of.framing)
+        maps = model.maps(seen.frames)
+        z.append(model.vae.encode(maps)[0].numpy())
+        if model.config.latent_scale:
+            z_told.append(model.vae.encode(maps, of.told(seen.scale))[0].numpy())
         thumbnails += [encode_thumbnail(frame) for frame in seen.frames[:, 0].numpy()]
         if on_batch:
             on_batch(len(index))
     z = np.concatenate(z)
+    z_told = np.concatenate(z_told) if z_told else None
     held = _spread(_new(weights, dataset), 1024)
     if not len(held):
         warnings.warn(f"{dataset.path}: the model was trained on all of its encounters: the library cannot say how "
                       "familiar a picture is; calibrate it on others (--references)", DeepGalaxyWarning, stacklevel=2)
     realism = _realism_of(weights)
-    observed, features = _encodings(weights, dataset, held, realism)
-    metric = _metric(weights, dataset, held, z, observed, realism)
+    observed = _encodings(weights, dataset, held, realism)
+    metric, metric_told = _metrics(weights, dataset, held, z, z_told, observed, realism)
     # Single galaxies and chance pairs count as familiar.
-    _, usual = _encodings(weights, dataset, _spread(np.arange(len(dataset)), 3072), realism)
+    usual = _encodings(weights, dataset, _spread(np.arange(len(dataset)), 3072), realism).features
     write_library(path, z=z, labels={k: v[chosen] for k, v in dataset.labels.items()},
                   encounters=dataset.groups, encounter=dataset.group[chosen], snapshot=dataset.snapshot[chosen],
                   camera=dataset.camera[chosen], thumbnails=thumbnails, usual_features=usual,
-                  unseen_features=features, model_sha256=weights.sha256, config=dataset.config, metric=metric,
-                  configs=[row.get("config") for row in dataset.attributes], view=dataset.view[chosen])
+                  unseen_features=observed.features, model_sha256=weights.sha256, config=dataset.config, metric=metric,
+                  z_told=z_told, metric_told=metric_told, view=dataset.view[chosen],
+                  configs=[row.get("config") for row in dataset.attributes])
     return len(chosen)
 
 
@@ -129,17 +135,24 @@ def keep_library(model: str | Path, library: Library, data, path: str | Path) ->
     """
     weights, dataset = load_weights(model), open_data(data)
     images, realism = _spread(not_trained_on(weights, dataset), 1024), _realism_of(weights)
-    observed, features = _encodings(weights, dataset, images, realism)
-    metric = _metric(weights, dataset, images, library.arrays["z"], observed, realism)
-    rewrite_library(library, path, unseen_features=features, model_sha256=weights.sha256, metric=metric)
+    observed = _encodings(weights, dataset, images, realism)
+    metric, metric_told = _metrics(weights, dataset, images, library.arrays["z"], library.arrays.get("z_told"),
+                                   observed, realism)
+    rewrite_library(library, path, unseen_features=observed.features, model_sha256=weights.sha256, metric=metric,
+                    metric_told=metric_told)
     return len(library)
 
 
-def _metric(weights: Weights, dataset, indices, z, observed, realism: RealismConfig | None) -> np.ndarray | None:
-    """The metric (D, D) for z (N, D) by what observation did to these images; None if it did nothing."""
+def _metrics(weights: Weights, dataset, indices, z, z_told, observed: _Encodings, realism: RealismConfig | None):
+    """Metrics (D, D) for z (N, D) and z with the scale told, by what observation did to these images.
+
+    None where it did nothing, or where there is no such z.
+    """
     if realism is None or not len(indices):
-        return None
-    return LatentIndex.by_observation(z, observed - _encodings(weights, dataset, indices, None)[0])
+        return None, None
+    clean = _encodings(weights, dataset, indices, None)
+    told = None if z_told is None else LatentIndex.by_observation(z_told, observed.z_told - clean.z_told)
+    return LatentIndex.by_observation(z, observed.z - clean.z), told
 
 
 def _realism_of(weights: Weights) -> RealismConfig | None:
@@ -148,16 +161,29 @@ def _realism_of(weights: Weights) -> RealismConfig | None:
     return RealismConfig.parse(realism, "realism") if realism else None
 
 
-def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None) -> tuple[np.ndarray, np.ndarray]:
-    """Latent means (N, latent_size) and features (N, K) of images, observed or clean."""
-    model, latents, features = weights.model, [], []
+class _Encodings(NamedTuple):
+    """Of N images, observed or clean."""
+
+    z: np.ndarray  #: (N, D) latent means
+    z_told: np.ndarray  #: (N, D) the same with the scale told
+    features: np.ndarray  #: (N, K) what the classifier sees
+
+
+def _encodings(weights: Weights, dataset, indices, realism: RealismConfig | None) -> _Encodings:
+    model, latents, told, features = weights.model, [], [], []
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        unknown = torch.full((len(index),), torch.nan)
-        encoding = model.encode(observe_frames(light_of(dataset, index), unknown, image_seeds(99, 0, index), realism,
-                                               framing=weights.learnt.framing).frames)
-        latents.append(encoding.mu.numpy())
-        features.append(model.unscaled_features(encoding.maps).numpy())
+        seen = observe_frames(light_of(dataset, index), _pixel_scale(dataset, index), image_seeds(99, 0, index),
+                              realism, framing=weights.learnt.framing)
+        maps = model.maps(seen.frames)
+        latents.append(model.vae.encode(maps)[0].numpy())
+        told.append(model.vae.encode(maps, weights.learnt.told(seen.scale))[0].numpy())
+        features.append(model.unscaled_features(maps).numpy())
     if not latents:
-        return np.zeros((0, model.config.latent_size), np.float32), np.zeros((0, 1), np.float32)
-    return np.concatenate(latents), np.concatenate(features)
+        return _Encodings(*np.zeros((2, 0, model.config.latent_size), np.float32), np.zeros((0, 1), np.float32))
+    return _Encodings(*map(np.concatenate, (latents, told, features)))
+
+
+def _pixel_scale(dataset, index) -> torch.Tensor:
+    """kpc per pixel (B,), NaN where the data set does not say."""
+    return torch.from_numpy(dataset.labels["pixel_scale"][index].astype(np.float32))

@@ -30,6 +30,8 @@ _ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "
            "thumbnail_offsets", "pictures", "picture_basis", *_LABELS)
 #: What it takes to simulate an encounter again, where that is known: its configuration, and whence it was seen.
 _ORIGIN = ("configs", "view")
+#: z of the same images with their scale told, if the model's z depends on it.
+_TOLD = ("z_told", "metric_told", "local_distance_told")
 _MAX_CONFIG = 1 << 16  # bytes of each
 
 #: Candidates that are compared picture by picture, turned and shifted.
@@ -55,7 +57,7 @@ def _decode(data: bytes) -> np.ndarray:
 
 def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], encounter, snapshot, camera,
                   thumbnails: list[bytes], usual_features, unseen_features, model_sha256: str, config: str = "{}",
-                  metric=None, configs: list[str | None] = (), view=None) -> None:
+                  metric=None, configs: list[str | None] = (), view=None, z_told=None, metric_told=None) -> None:
     """Write a library, whole or not at all.
 
     Parameters
@@ -69,20 +71,21 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     metric : (D, D), distances are measured in z @ metric; without it, each axis in units of its spread.
     configs : JSON of the `EncounterConfig` of each of `encounters`, None where there is none.
     view : (N, 3) unit vectors to the observer, in the axes of the encounter; NaN where not known.
+    z_told, metric_told : the same as z and metric where the scale of each image was told, if z depends on it.
     """
     path = Path(path)
-    z = np.asarray(z, np.float16)
-    metric = LatentIndex.by_spread(z) if metric is None else np.asarray(metric, np.float32)
+    latents = _latents(z, metric)
+    if z_told is not None:
+        latents |= {f"{name}_told": values for name, values in _latents(z_told, metric_told).items()}
     usual, feature_metric = whitening(usual_features)
     unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
         unseen_features) else np.zeros(0)
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)
     arrays = {
-        "z": z, "metric": metric, "encounter": np.asarray(encounter, np.int32),
+        **latents, "encounter": np.asarray(encounter, np.int32),
         "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
-        "local_distance": _local_distances(z, metric), "usual_features": usual, "feature_metric": feature_metric,
-        "unseen_distances": unseen.astype(np.float32),
+        "usual_features": usual, "feature_metric": feature_metric, "unseen_distances": unseen.astype(np.float32),
         "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
@@ -110,7 +113,8 @@ def _odd(arrays: dict[str, np.ndarray], n_encounters: int) -> str | None:
     shapes = {"z": (n, axes), "metric": (axes, axes), "usual_features": (features,),
               "feature_metric": (features, features), "unseen_distances": arrays["unseen_distances"].shape[:1],
               "thumbnails": arrays["thumbnails"].shape[:1], "thumbnail_offsets": (n + 1,), "pictures": (n, parts),
-              "picture_basis": (parts, *arrays["picture_basis"].shape[1:2]), "view": (n, 3)}
+              "picture_basis": (parts, *arrays["picture_basis"].shape[1:2]), "view": (n, 3), "z_told": (n, axes),
+              "metric_told": (axes, axes)}
     if "configs" in arrays:
         shapes["configs"] = arrays["configs"].shape[:1]
     whole = {"encounter", "snapshot", "camera", "thumbnails", "thumbnail_offsets", "configs"}
@@ -127,6 +131,13 @@ def _odd(arrays: dict[str, np.ndarray], n_encounters: int) -> str | None:
     return None
 
 
+def _latents(z, metric) -> dict[str, np.ndarray]:
+    """z (N, D), the metric of its distances, and how crowded it is around each image."""
+    z = np.asarray(z, np.float16)
+    metric = LatentIndex.by_spread(z) if metric is None else np.asarray(metric, np.float32)
+    return {"z": z, "metric": metric, "local_distance": _local_distances(z, metric)}
+
+
 def _local_distances(z: np.ndarray, metric: np.ndarray) -> np.ndarray:
     """How dense the library is around each image (N,): a hub in a dense region is no better match for it."""
     if len(z) < 2:
@@ -134,18 +145,20 @@ def _local_distances(z: np.ndarray, metric: np.ndarray) -> np.ndarray:
     return LatentIndex(z, metric).search(z, 11)[0][:, 1:].mean(axis=1).astype(np.float32)
 
 
-def rewrite_library(library: Library, path: str | Path, *, unseen_features, model_sha256: str, metric=None) -> None:
+def rewrite_library(library: Library, path: str | Path, *, unseen_features, model_sha256: str, metric=None,
+                    metric_told=None) -> None:
     """Write a library anew with the same images, for the same weights calibrated on other images.
 
     Parameters
     ----------
     unseen_features, model_sha256 : as in `write_library`.
-    metric : (D, D), another one for the distances; without it, they stay.
+    metric, metric_told : (D, D), others for the distances; without them, they stay.
     """
     arrays = {**library.arrays, "unseen_distances": np.sort(library.strangeness(unseen_features)).astype(np.float32)}
     if metric is not None:
-        metric = np.asarray(metric, np.float32)
-        arrays |= {"metric": metric, "local_distance": _local_distances(arrays["z"], metric)}
+        arrays |= _latents(arrays["z"], metric)
+    if metric_told is not None and "z_told" in arrays:
+        arrays |= {f"{name}_told": values for name, values in _latents(arrays["z_told"], metric_told).items()}
     _write(Path(path), arrays, library.encounters, model_sha256, library.config)
 
 
@@ -197,12 +210,12 @@ class Library:
         self.path = path
         self.labels = {name: arrays[name] for name in _LABELS}
         self.encounter, self.snapshot, self.camera = (arrays[n] for n in ("encounter", "snapshot", "camera"))
-        self._z = arrays["z"]
-        self._local = arrays["local_distance"]
         self._usual, self._feature_metric = arrays["usual_features"], arrays["feature_metric"]
         self._unseen = arrays["unseen_distances"]
         self._bytes, self._offsets = arrays["thumbnails"], arrays["thumbnail_offsets"]
-        self.index = LatentIndex(self._z, arrays["metric"])
+        self.index = LatentIndex(arrays["z"], arrays["metric"])
+        #: Where the scale of a picture is told; the same one if z does not depend on it.
+        self.told_index = LatentIndex(arrays["z_told"], arrays["metric_told"]) if "z_told" in arrays else self.index
         self._basis = PictureBasis(arrays["picture_basis"])
         self._pictures = arrays["pictures"].astype(np.float32)
         self._configs: list[str] | None = None  # unpacked when first asked for
@@ -214,7 +227,8 @@ class Library:
                 if f.attrs.get("format") != FORMAT or f.attrs.get("format_version") != FORMAT_VERSION:
                     raise LibraryError(f"{path}: is no library of this version of deepgalaxy; {again}")
                 self.model_sha256, self.config = f.attrs["model_sha256"], f.attrs["config"]
-                arrays = read_arrays(f, (*_ARRAYS, *(name for name in _ORIGIN if name in f), "encounters"))
+                told = _TOLD if _TOLD[0] in f else ()
+                arrays = read_arrays(f, (*_ARRAYS, *told, *(name for name in _ORIGIN if name in f), "encounters"))
                 self.encounters = arrays.pop("encounters").tobytes().decode().split("\n")
         except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
             raise LibraryError(f"{path}: damaged library, or none at all ({str(error)[:100]}); {again}") from None
@@ -297,7 +311,7 @@ class Library:
 
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
-                posterior_weight: float = 0.1) -> list[Match]:
+                posterior_weight: float = 0.1, told: bool = False) -> list[Match]:
         """The k best look-alikes, from k different encounters, turned as the query is.
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
@@ -310,13 +324,16 @@ class Library:
         frames : (V, n, n) the images themselves, 0..1.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         implausibility : (N,) see there; counts with `posterior_weight`.
+        told : z was made of an image whose scale was told.
         """
+        index = self.told_index if told else self.index
+        crowding = self.arrays["local_distance" if index is self.index else "local_distance_told"]
         unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
         query = np.stack([tidy(frame) for frame in frames])
         agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
-        distance = self.index.distances(z)
+        distance = index.distances(z)
         reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
-        relative = distance / np.sqrt(np.maximum(self._local, 1e-6) * max(reach, 1e-6))
+        relative = distance / np.sqrt(np.maximum(crowding, 1e-6) * max(reach, 1e-6))
         score = _score(relative, agreement, picture_weight) + unlikely
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
@@ -330,7 +347,7 @@ class Library:
             key = int(self.encounter[row])
             if key not in best or entry[0] < best[key][0]:
                 best[key] = entry
-        typical = max(float(np.median(self._local)), 1e-6)
+        typical = max(float(np.median(crowding)), 1e-6)
         ranked = sorted(best.values(), key=lambda entry: entry[0])[:k]
         return [self._match(row, distance / typical, picture) for _, row, distance, picture in ranked]
 

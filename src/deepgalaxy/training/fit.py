@@ -406,6 +406,7 @@ def _start(config: TrainConfig):
     for name, may in (("classifier_depth", ours.classifier_depth > theirs.classifier_depth),
                       ("fine_depth", ours.fine_depth > theirs.fine_depth),
                       ("second_backbone", theirs.second_backbone is None),
+                      ("latent_scale", ours.latent_scale),
                       ("n_classes", 0 in (theirs.n_classes, ours.n_classes))):
         if may and name in unlike:
             unlike.remove(name)
