@@ -28,7 +28,7 @@ TOWARDS = View((0.3, 0.2, 0.93))
 
 def latent_map(library) -> Figure:
     """The plane in z that separates times best, and mass ratios across it, each point coloured by one of them."""
-    z = library.index._vectors  # z in units of what observation does to it
+    z = library.told_index._vectors  # z in units of what observation does to it, with the scale told
     z = z - z.mean(axis=0)
     time, mass = library.labels["time"], np.log(library.labels["mass_ratio"])
     first = _direction(z, [np.sin(np.pi * time / 1200), np.cos(np.pi * time / 1200)])[:, 0]

@@ -34,9 +34,11 @@ def progress(title: str, total: int, found: int = 0):
     start, done, said = time.monotonic(), found, time.monotonic()
 
     def advance(n: int = 1) -> None:
-        nonlocal done, said
+        nonlocal done, found, said
         done += n
         now = time.monotonic()
+        if now - start < 1:  # what comes at once was there before, too
+            found = done
         if now - said > 15 and found < done < total:
             left = (now - start) / (done - found) * (total - done)
             say(f"{title}: {done}/{total}, {left:.0f} s left")

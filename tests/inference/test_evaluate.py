@@ -62,7 +62,8 @@ def test_result_has_the_keys_of_the_design(evaluation, predictor, other_dataset)
             assert 0 <= figures["coverage68"] <= figures["coverage95"] <= 1
             assert 0 <= figures["median_abs_error"] <= label.high - label.low
     assert -1 <= result["reconstruction"]["ssim_vae"] <= 1 and -1 <= result["reconstruction"]["ssim_fcae"] <= 1
-    assert all(result["neighbours"][f"median_abs_dt_{name}"] >= 0 for name in ("5", "1", "shown", "shown_clean"))
+    assert all(result["neighbours"][f"median_abs_dt_{name}"] >= 0 for name in ("5", "1", "5_without_scale", "shown",
+                                                                               "shown_clean"))
     assert sum(seen) == 3 * n
     json.dumps(result)
 

@@ -275,3 +275,14 @@ def test_time_left_counts_what_was_run_and_not_what_was_found(monkeypatch, capsy
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "simulate: 91/100, 180 s left"
     assert lines[-1] == "simulate: 100/100 in 200 s"
+
+
+def test_what_comes_at_once_does_not_shorten_the_time_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    with progress("render", 100) as advance:
+        for _ in range(90):  # of an earlier start
+            advance()
+        clock[0] += 20
+        advance()
+    assert capsys.readouterr().err.splitlines()[0] == "render: 91/100, 180 s left"
