@@ -238,6 +238,38 @@ def test_a_sky_that_was_cut_off_at_black_is_left_alone():
     assert picture.flags == []
 
 
+def pair_on_a_sky(sigma, size=120):
+    """uint8, y upwards: two Gaussian blobs on a noisy sky."""
+    y, x = np.mgrid[:size, :size]
+    light = 180 * np.exp(-((x - 50) ** 2 + (y - 60) ** 2) / 90) + 120 * np.exp(-((x - 75) ** 2 + (y - 66) ** 2) / 50)
+    noise = np.random.default_rng(0).normal(0, sigma, light.shape)
+    return np.clip(light + 20 + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [0, 2, 15])
+@pytest.mark.parametrize("name", ["grey.png", "colour.png", "pair.jpg"])
+def test_a_negative_is_read_as_what_it_shows(tmp_path, name, sigma):
+    grey = pair_on_a_sky(sigma)[::-1]
+    array = np.repeat(grey[..., None], 3, axis=2) if name == "colour.png" else grey
+    options = {"quality": 98} if name.endswith("jpg") else {}
+    positive, negative = (reader.read(save(tmp_path / f"{k}{name}", a, **options))
+                          for k, a in enumerate((array, 255 - array)))
+    assert positive.flags == []
+    assert negative.flags == ["dark galaxies on a bright sky: taken as a negative, and inverted"]
+    sky = [np.median(picture.pixels) for picture in (positive, negative)]
+    tolerance = 4 if options else 0  # JPEG
+    np.testing.assert_allclose(negative.pixels - sky[1], positive.pixels - sky[0], atol=tolerance)
+    shown = [picture.display.astype(int) - np.median(picture.display) for picture in (positive, negative)]
+    if name == "colour.png":
+        np.testing.assert_array_equal(*shown)
+
+
+def test_dead_pixels_of_a_measurement_make_no_negative(tmp_path):
+    values = 1000 + pair_on_a_sky(2).astype(np.float32)
+    values[:, 30] = 0
+    assert reader.read(write_fits(tmp_path / "dead.fits", fits.PrimaryHDU(values))).flags == []
+
+
 @pytest.mark.parametrize("sigmas", [0.05, 0.4, 0.6])  # 52, 65 and 73 % of the sky are black, and hang together
 def test_a_noisy_sky_that_was_cut_off_within_its_noise_is_no_padding(sigmas):
     values = np.maximum(noisy(size=240) - 50 - sigmas, 0) * 40

@@ -74,6 +74,10 @@ def picture(name, values, invalid=None, display=None, scale=None, flags=()):
     if pixels.min() == pixels.max():
         raise ImageError("is constant, there is no light to measure; give another image")
     _fill_padding(pixels, mask, flags)
+    if (display is not None or values.dtype == np.uint8) and _is_negative(pixels):
+        pixels = pixels.max() - pixels
+        display = None if display is None else display.max() - display
+        flags.append("dark galaxies on a bright sky: taken as a negative, and inverted")
     display = _stretched(pixels) if display is None else display
     return Picture(name, pixels, mask, _small(display), scale, flags)
 
@@ -139,6 +143,13 @@ def _fill_padding(pixels, mask, flags):
     if filled:
         flags.append(f"{100 * filled / pixels.size:.2g} % of the picture is padding of one value: taken as the sky "
                      "beside it")
+
+
+def _is_negative(pixels):
+    """Is this a print, galaxies dark on a bright sky? Of pictures for the eye only: dead pixels are dark as well."""
+    low, middle, high = np.percentile(pixels, [0.5, 50, 99.5])
+    depth, edge = middle - low, np.median(_edge(pixels))
+    return bool(depth > max(2.5 * (high - middle), 0.3 * np.ptp(pixels)) and edge > middle - depth / 4)
 
 
 def _edge(image):
