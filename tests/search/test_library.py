@@ -40,6 +40,7 @@ def content(seed=0):
     rng = np.random.default_rng(seed)
     return {
         "z": rng.normal(size=(N, D)) * [3, 1, 1, 0.5, 0.001],
+        "z_told": np.random.default_rng(seed + 1).normal(size=(N, D)) * [1, 2, 0.001, 4, 1],
         "labels": {"time": rng.uniform(-150, 500, N), "mass_ratio": rng.uniform(0.2, 1, N),
                    "size_ratio": rng.uniform(0.3, 1.4, N), "view_inclination": rng.uniform(0, 90, N)},
         "encounters": [f"encounter_{i:04d}" for i in range(N_ENCOUNTERS)], "encounter": np.arange(N) % N_ENCOUNTERS,
@@ -147,7 +148,7 @@ from deepgalaxy.search.library import Library
 path, copy = Path(sys.argv[1]), Path(sys.argv[2])
 data, size = path.read_bytes(), path.stat().st_size
 whole = Library(path)
-known = lambda l: (l.model_sha256, l.encounters, l.thumbnail(3).tobytes(), l._z.tobytes(), l._unseen.tobytes())
+known = lambda l: (l.model_sha256, l.encounters, l.thumbnail(3).tobytes(), l.arrays["z"].tobytes(), l._unseen.tobytes())
 for offset in [*range(0, 5000, 37), *range(5000, size, size // 70), size - 1]:
     copy.write_bytes(data[:offset] + bytes([data[offset] ^ 0x04]) + data[offset + 1:])
     try:
@@ -246,6 +247,7 @@ def test_a_file_that_leads_elsewhere_or_claims_too_much_is_refused(path, tmp_pat
 @pytest.mark.parametrize("name, values", [
     ("z", np.full((N, D), b"text")), ("z", np.zeros(N, np.float16)), ("z", np.full((N, D), np.nan, np.float16)),
     ("metric", np.eye(D + 1, dtype=np.float32)), ("time", np.zeros(3, np.float32)),
+    ("z_told", np.zeros((N, D + 1), np.float16)),
     ("encounter", np.full(N, 999, np.int32)), ("thumbnail_offsets", np.zeros(N + 1, np.int64)),
     ("pictures", np.full((N, 3), b"text"))])
 def test_arrays_that_do_not_fit_are_refused_however_well_sealed(path, tmp_path, name, values):
@@ -267,27 +269,33 @@ def test_library_of_another_model_is_refused(path, tiny_model):
 # Look-alikes
 
 
+def test_where_the_scale_is_told_neighbours_are_sought_among_those_told(library):
+    z = np.random.default_rng(7).normal(size=(3, D)) * [1, 2, 0.001, 4, 1]
+    _, rows = library.told_index.search(z, 4)
+    np.testing.assert_array_equal(rows, brute_force(library.arrays["z_told"].astype(float), z, 4)[1])
+
+
 def test_matches_are_of_different_encounters_best_first(library):
     """With the weight of pictures at 0, by brute force: the least relative distance of each encounter."""
     z = np.random.default_rng(7).normal(size=(1, D)) * [3, 1, 1, 0.5, 0.001]
     matches = library.matches(z, pictures(1, seed=5), k=5, n_candidates=N, picture_weight=0)
-    stored = library._z.astype(float)
+    stored, crowding = library.arrays["z"].astype(float), library.arrays["local_distance"]
     distance = brute_force(stored, z, N)
     by_row = np.empty(N)
     by_row[distance[1][0]] = distance[0][0]
-    relative = by_row / np.sqrt(library._local)
+    relative = by_row / np.sqrt(crowding)
     best = sorted((relative[rows].min(), name) for name, rows in (
         (name, np.flatnonzero(library.encounter == e)) for e, name in enumerate(library.encounters)))
     assert [match.encounter for match in matches] == [name for _, name in best[:5]]
     for match in matches:
         row = int(np.argmin(np.abs(library.labels["time"] - match.time_myr)))
         assert match.mass_ratio == library.labels["mass_ratio"][row]
-        assert match.distance == pytest.approx(by_row[row] / np.median(library._local), rel=1e-3)
+        assert match.distance == pytest.approx(by_row[row] / np.median(crowding), rel=1e-3)
 
 
 @pytest.mark.parametrize("k", [1, 5, N_ENCOUNTERS, 50])
 def test_as_many_matches_as_wanted_or_as_there_are_encounters(library, k):
-    matches = library.matches(library._z[:1].astype(float), pictures(1), k=k)
+    matches = library.matches(library.arrays["z"][:1].astype(float), pictures(1), k=k)
     assert len(matches) == min(k, N_ENCOUNTERS) == len({match.encounter for match in matches})
 
 

@@ -291,8 +291,7 @@ def _shown_first(weights, library, dataset, indices, realism, temperatures, n_vi
         p, encodings = distributions(weights.model, seen.frames, of.told(seen.scale), temperatures, n_views)
         views = torch.cat(views_of(seen.frames, n_views=len(encodings)), dim=1).numpy()
         for k, time in enumerate(dataset.labels["time"][index]):
-            z = np.stack([encoding.mu[k].numpy() for encoding in encodings])
-            [best] = look_alikes(library, of, z, views[k], {name: values[k] for name, values in p.items()}, 1,
-                                 told=not of.never_told)
+            maps = torch.stack([encoding.maps[k] for encoding in encodings])
+            [best] = look_alikes(library, weights, maps, views[k], {name: values[k] for name, values in p.items()}, 1)
             dt.append(abs(best.time_myr - time))
     return dt

@@ -15,7 +15,7 @@ from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, TIME
-from ..models.weights import Learnt, Weights, load_weights
+from ..models.weights import Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
@@ -199,19 +199,18 @@ class Predictor:
             samples[time] = at_ranks(*curves[time], ranks(samples[time]))
         if TIME.name not in self.learnt.untrained:
             flags += _two_times(*curves[TIME.name])
-        z = torch.cat([encoding.mu for encoding in encodings]).numpy()
         matches, familiarity = [], float("nan")
         if self.library is not None:
-            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(z))])
-            matches = look_alikes(self.library, self.learnt, z, views, {name: p[0] for name, p in probability.items()},
-                                  n_matches, told=bool(told), **(ranking or {}))
+            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(maps))])
+            matches = look_alikes(self.library, self.weights, maps, views, {k: p[0] for k, p in probability.items()},
+                                  n_matches, **(ranking or {}))
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
             properties=properties, stage=stage, familiarity=familiarity,
             flags=flags + _familiarity_flags(familiarity) + _stage_flags(stage), matches=matches, clock=clock,
             kpc_per_pixel_estimate=estimate,
-            distributions=curves, samples=samples, z=z[0], display=picture.display,
+            distributions=curves, samples=samples, z=encodings[0].mu[0].numpy(), display=picture.display,
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
             reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
         return story
@@ -291,15 +290,18 @@ class Predictor:
         return probability, encodings[0].mu.numpy()
 
 
-def look_alikes(library: Library, learnt: Learnt, z: np.ndarray, views: np.ndarray,
-                probability: dict[str, np.ndarray], k: int, told: bool, **ranking) -> list[Match]:
+@torch.inference_mode()
+def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: np.ndarray,
+                probability: dict[str, np.ndarray], k: int, **ranking) -> list[Match]:
     """The k best matches of one picture, by what its model has learnt; arguments as of `Library.matches`.
 
+    maps : (V, C, h, w) of the picture and its mirror images.
     probability : {label: (n_bins,)} of the picture.
     """
+    learnt, z = weights.learnt, weights.model.vae.encode(maps)[0].numpy()
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
-    return library.matches(z, views, k, implausibility=library.implausibility(trained), told=told, **ranking)
+    return library.matches(z, views, k, implausibility=library.implausibility(trained), **ranking)
 
 
 def _two_times(edges: np.ndarray, probability: np.ndarray) -> list[str]:

@@ -83,7 +83,7 @@ def _training(weights: Weights, about: About) -> list[str]:
     recipe, model = weights.metadata["training"], weights.model.config
     algorithm = recipe.get("optimiser", {}).get("algorithm", "adamw")
     text = (f"Backbone {model.backbone} at stride {model.stride}, activation maps of {model.channels} channels, z of "
-            f"{model.latent_size}. ")
+            f"{model.latent_size}{', told the scale where it is known' if model.latent_scale else ''}. ")
     if model.fine_depth:
         text += f"The encoder has {model.fine_depth} blocks at half that stride. "
     if model.second_backbone:

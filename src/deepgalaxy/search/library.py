@@ -31,7 +31,7 @@ _ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "
 #: What it takes to simulate an encounter again, where that is known: its configuration, and whence it was seen.
 _ORIGIN = ("configs", "view")
 #: z of the same images with their scale told, if the model's z depends on it.
-_TOLD = ("z_told", "metric_told", "local_distance_told")
+_TOLD = ("z_told", "metric_told")
 _MAX_CONFIG = 1 << 16  # bytes of each
 
 #: Candidates that are compared picture by picture, turned and shifted.
@@ -76,7 +76,9 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     path = Path(path)
     latents = _latents(z, metric)
     if z_told is not None:
-        latents |= {f"{name}_told": values for name, values in _latents(z_told, metric_told).items()}
+        z_told = np.asarray(z_told, np.float16)
+        metric_told = LatentIndex.by_spread(z_told) if metric_told is None else np.asarray(metric_told, np.float32)
+        latents |= {"z_told": z_told, "metric_told": metric_told}
     usual, feature_metric = whitening(usual_features)
     unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
         unseen_features) else np.zeros(0)
@@ -158,7 +160,7 @@ def rewrite_library(library: Library, path: str | Path, *, unseen_features, mode
     if metric is not None:
         arrays |= _latents(arrays["z"], metric)
     if metric_told is not None and "z_told" in arrays:
-        arrays |= {f"{name}_told": values for name, values in _latents(arrays["z_told"], metric_told).items()}
+        arrays["metric_told"] = np.asarray(metric_told, np.float32)
     _write(Path(path), arrays, library.encounters, model_sha256, library.config)
 
 
@@ -211,7 +213,7 @@ class Library:
         self.labels = {name: arrays[name] for name in _LABELS}
         self.encounter, self.snapshot, self.camera = (arrays[n] for n in ("encounter", "snapshot", "camera"))
         self._usual, self._feature_metric = arrays["usual_features"], arrays["feature_metric"]
-        self._unseen = arrays["unseen_distances"]
+        self._unseen, self._local = arrays["unseen_distances"], arrays["local_distance"]
         self._bytes, self._offsets = arrays["thumbnails"], arrays["thumbnail_offsets"]
         self.index = LatentIndex(arrays["z"], arrays["metric"])
         #: Where the scale of a picture is told; the same one if z does not depend on it.
@@ -311,7 +313,7 @@ class Library:
 
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
-                posterior_weight: float = 0.1, told: bool = False) -> list[Match]:
+                posterior_weight: float = 0.1) -> list[Match]:
         """The k best look-alikes, from k different encounters, turned as the query is.
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
@@ -320,20 +322,18 @@ class Library:
 
         Parameters
         ----------
-        z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`; V up to 4.
+        z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`, V up to 4; of
+            no known scale: looks have none, and what is said of it is in the answers.
         frames : (V, n, n) the images themselves, 0..1.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         implausibility : (N,) see there; counts with `posterior_weight`.
-        told : z was made of an image whose scale was told.
         """
-        index = self.told_index if told else self.index
-        crowding = self.arrays["local_distance" if index is self.index else "local_distance_told"]
         unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
         query = np.stack([tidy(frame) for frame in frames])
         agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
-        distance = index.distances(z)
+        distance = self.index.distances(z)
         reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
-        relative = distance / np.sqrt(np.maximum(crowding, 1e-6) * max(reach, 1e-6))
+        relative = distance / np.sqrt(np.maximum(self._local, 1e-6) * max(reach, 1e-6))
         score = _score(relative, agreement, picture_weight) + unlikely
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
@@ -347,7 +347,7 @@ class Library:
             key = int(self.encounter[row])
             if key not in best or entry[0] < best[key][0]:
                 best[key] = entry
-        typical = max(float(np.median(crowding)), 1e-6)
+        typical = max(float(np.median(self._local)), 1e-6)
         ranked = sorted(best.values(), key=lambda entry: entry[0])[:k]
         return [self._match(row, distance / typical, picture) for _, row, distance, picture in ranked]
 
