@@ -163,7 +163,7 @@ def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
     assert [encoding.mu.shape for encoding in encodings] == 4 * [(3, model.config.latent_size)]
     with torch.inference_mode():  # of the four mirror images as they are, not turned
         for encoding, mirrored in zip(encodings, views_of(frames, n_views=4), strict=True):
-            torch.testing.assert_close(encoding.mu, model.encode(mirrored).mu)
+            torch.testing.assert_close(encoding.mu, model.encode(mirrored, scale).mu)
             torch.testing.assert_close(encoding.maps, model.encode(mirrored).maps)
     assert list(p) == [label.name for label in HEADS] + ["stage"]
     with torch.inference_mode():

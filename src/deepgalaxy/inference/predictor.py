@@ -269,7 +269,7 @@ class Predictor:
         Returns
         -------
         probability : {label: (B, n_bins)}.
-        z : (B, latent_size).
+        z : (B, latent_size), told the scale where it is given: neighbours are sought by `Library.told_index` then.
 
         Raises
         ------

@@ -69,7 +69,7 @@ class Story:
     #: Draws (S,) from the joint posterior, one array per label and "kpc_per_pixel"; see `posterior.joint_samples`.
     samples: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
     twin: Twin | None = None  #: of the first match, if it was asked for
-    z: np.ndarray = field(repr=False, default=None)  #: (latent_size,) the latent vector
+    z: np.ndarray = field(repr=False, default=None)  #: (latent_size,), told the scale if known: `Library.told_index`
     display: np.ndarray = field(repr=False, default=None)  #: (H, W, 3) uint8, y downwards: the picture as read
     frame_box: np.ndarray = field(repr=False, default=None)  #: (4, 2) corners x, y of the frame on `display`, pixels
     frame: np.ndarray = field(repr=False, default=None)  #: (112, 112) 0..1, y upwards: what the model saw
