@@ -226,9 +226,9 @@ def test_joint_samples_keep_the_posteriors_and_tie_time_to_scale(loud, frame):
             for q in (0.16, 0.5, 0.84):
                 assert np.mean(drawn <= quantile(label, p[label.name], q)[0]) == pytest.approx(q, abs=0.01)
         if torch.isnan(scale).any():
-            side = quantile(FRAME_SIDE, p["frame_side"], [0.16, 0.84])[0] / 100
-            found = np.quantile(samples["kpc_per_pixel"], [0.16, 0.84])
-            np.testing.assert_allclose(np.log(found), np.log(side), atol=0.25)
+            for q in (0.16, 0.5, 0.84):  # in 16 strata; of two peaks a quantile may lie where nothing is
+                side = quantile(FRAME_SIDE, p["frame_side"], q)[0]
+                assert np.mean(samples["kpc_per_pixel"] <= side / 100) == pytest.approx(q, abs=0.6 / 16 + 0.015)
         else:
             np.testing.assert_allclose(samples["kpc_per_pixel"], 10**0.1, rtol=1e-5)
 
