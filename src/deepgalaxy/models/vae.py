@@ -47,15 +47,16 @@ class VAE(nn.Module):
 
         scale : (B,) log10(frame side / 100 kpc), NaN where unknown, as without it.
         """
-        if not self.told_scale:
-            x = F.adaptive_avg_pool2d(self.squeeze(maps), _GRID)
-            mu, logvar = self.to_latent(x.flatten(1)).chunk(2, dim=1)
-            return mu, logvar.clamp(-8, 8)
-        told = scale_inputs(maps.new_full((len(maps),), torch.nan) if scale is None else scale, maps.dtype)
-        gain, shift = self.modulate(told)[:, :, None, None].chunk(2, dim=1)
-        x = self.squeeze[2](self.squeeze[:2](maps) * (1 + gain) + shift)
-        x = F.adaptive_avg_pool2d(self.squeeze[3:](x), _GRID).flatten(1)
-        mu, logvar = (self.to_latent(x) + self.beside(torch.cat([x, told], dim=1))).chunk(2, dim=1)
+        x = self.squeeze[:2](maps)
+        if self.told_scale:
+            told = scale_inputs(maps.new_full((len(maps),), torch.nan) if scale is None else scale, maps.dtype)
+            gain, shift = self.modulate(told)[:, :, None, None].chunk(2, dim=1)
+            x = x * (1 + gain) + shift
+        x = F.adaptive_avg_pool2d(self.squeeze[2:](x), _GRID).flatten(1)
+        parameters = self.to_latent(x)
+        if self.told_scale:
+            parameters = parameters + self.beside(torch.cat([x, told], dim=1))
+        mu, logvar = parameters.chunk(2, dim=1)
         return mu, logvar.clamp(-8, 8)
 
     @staticmethod

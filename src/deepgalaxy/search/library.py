@@ -74,25 +74,24 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     z_told, metric_told : the same as z and metric where the scale of each image was told, if z depends on it.
     """
     path = Path(path)
-    latents = _latents(z, metric)
-    if z_told is not None:
-        z_told = np.asarray(z_told, np.float16)
-        metric_told = LatentIndex.by_spread(z_told) if metric_told is None else np.asarray(metric_told, np.float32)
-        latents |= {"z_told": z_told, "metric_told": metric_told}
+    z, metric = _with_metric(z, metric)
     usual, feature_metric = whitening(usual_features)
     unseen = np.sort(np.linalg.norm((unseen_features - usual) @ feature_metric, axis=1)) if len(
         unseen_features) else np.zeros(0)
     pictures = np.stack([tidy(_decode(data)) for data in thumbnails])
     basis = PictureBasis.of(pictures)
     arrays = {
-        **latents, "encounter": np.asarray(encounter, np.int32),
-        "snapshot": np.asarray(snapshot, np.int16), "camera": np.asarray(camera, np.int16),
+        "z": z, "metric": metric, "local_distance": _local_distances(z, metric),
+        "encounter": np.asarray(encounter, np.int32), "snapshot": np.asarray(snapshot, np.int16),
+        "camera": np.asarray(camera, np.int16),
         "usual_features": usual, "feature_metric": feature_metric, "unseen_distances": unseen.astype(np.float32),
         "pictures": basis.project(pictures).astype(np.float16), "picture_basis": basis.components,
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
         "thumbnail_offsets": np.cumsum([0, *map(len, thumbnails)]).astype(np.int64),
         **{name: np.asarray(labels[name], np.float32) for name in _LABELS},
     }
+    if z_told is not None:
+        arrays |= dict(zip(_TOLD, _with_metric(z_told, metric_told), strict=True))
     if view is not None and any(configs):
         packed = zlib.compress("\n".join(_one_line_of_json(config) for config in configs).encode(), 9)
         arrays |= {"view": np.asarray(view, np.float16), "configs": np.frombuffer(packed, np.uint8)}
@@ -133,11 +132,10 @@ def _odd(arrays: dict[str, np.ndarray], n_encounters: int) -> str | None:
     return None
 
 
-def _latents(z, metric) -> dict[str, np.ndarray]:
-    """z (N, D), the metric of its distances, and how crowded it is around each image."""
+def _with_metric(z, metric) -> tuple[np.ndarray, np.ndarray]:
+    """z (N, D) and the metric (D, D) of its distances as they are stored."""
     z = np.asarray(z, np.float16)
-    metric = LatentIndex.by_spread(z) if metric is None else np.asarray(metric, np.float32)
-    return {"z": z, "metric": metric, "local_distance": _local_distances(z, metric)}
+    return z, LatentIndex.by_spread(z) if metric is None else np.asarray(metric, np.float32)
 
 
 def _local_distances(z: np.ndarray, metric: np.ndarray) -> np.ndarray:
@@ -158,7 +156,8 @@ def rewrite_library(library: Library, path: str | Path, *, unseen_features, mode
     """
     arrays = {**library.arrays, "unseen_distances": np.sort(library.strangeness(unseen_features)).astype(np.float32)}
     if metric is not None:
-        arrays |= _latents(arrays["z"], metric)
+        _, metric = _with_metric(arrays["z"], metric)
+        arrays |= {"metric": metric, "local_distance": _local_distances(arrays["z"], metric)}
     if metric_told is not None and "z_told" in arrays:
         arrays["metric_told"] = np.asarray(metric_told, np.float32)
     _write(Path(path), arrays, library.encounters, model_sha256, library.config)
