@@ -8,10 +8,13 @@ for suite in core wide wide2 wide3 wide4 wide5 wide6 bars test; do
     $run deepgalaxy simulate recipes/${suite}_suite.yaml -o work/$suite
     $run deepgalaxy render work/$suite -o work/$suite.h5 --config recipes/${suite}_render.yaml
 done
+for suite in wide3 wide5; do
+    $run deepgalaxy render work/$suite -o work/${suite}_light.h5 --config recipes/${suite}_light_render.yaml
+done
 workers=$(nvidia-smi -L 2>/dev/null | wc -l || true)  # one for each GPU, or two on the cores
 [ "$workers" -gt 0 ] || workers=2
 for recipe in shipped_first shipped_second shipped_third shipped_fourth shipped_fifth shipped_sixth shipped_seventh \
-        shipped_eighth shipped_ninth shipped_tenth shipped_eleventh shipped; do
+        shipped_eighth shipped_ninth shipped_tenth shipped_eleventh shipped_twelfth shipped; do
     OMP_NUM_THREADS=1 $run torchrun --nproc-per-node $workers -m deepgalaxy train recipes/$recipe.yaml
 done
 exec bash recipes/shipped_finish.sh

@@ -387,7 +387,10 @@ def _evaluate_unseen(predictor, data, n_images):
     from .report.terminal import evaluation_table
 
     dataset = open_data(data)
-    with progress("evaluate", 3 * len(chosen_images(dataset, n_images)[0])) as advance:
+    by_mass = dataset.shines_by_mass
+    total = 3 * len(chosen_images(dataset, n_images)[0])
+    total += 0 if by_mass.all() else len(chosen_images(dataset, n_images, among=~by_mass)[0])
+    with progress("evaluate", total) as advance:
         result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n_images, on_batch=advance)
     return result, evaluation_table, lambda folder: write_evaluation(result, samples, folder), ()
 
@@ -452,7 +455,8 @@ def index(model: Annotated[Path, typer.Option("--model")],
     if kept is not None:
         n = keep_library(model, kept, data, output / "library.h5")
     else:
-        with progress("index", min(n_images, int(open_data(data).is_encounter.sum()))) as advance:
+        dataset = open_data(data)
+        with progress("index", min(n_images, int((dataset.is_encounter & dataset.shines_by_mass).sum()))) as advance:
             n = build_library(model, data, output / "library.h5", n_images, advance)
     say(f"library: {output / 'library.h5'}, {n} images")
     _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,

@@ -36,6 +36,20 @@ def test_published_times_are_compared_with_the_interval(loud, folder):
     json.dumps(result)
 
 
+def test_published_mass_ratios_are_compared_either_way_round(loud, folder):
+    """Where a table has the primary over the secondary, the lighter over the heavier one is meant."""
+    ratio = loud.predict(str(folder / "a.png")).properties["mass_ratio"]
+    inside, outside = min(ratio["p50"], 0.99), min(ratio["p05"] / 2, 0.5)
+    lines = ["file,mass_ratio_m1_over_m2", f"a.png,{inside}", f"a.png,{1 / inside}", f"a.png,{1 / outside}", "b.png,",
+             "c.png,-1"]
+    (folder / "real.csv").write_text("\n".join(lines))
+    result, _ = evaluate_real(loud, folder)
+    assert [row["ratio_within_90"] for row in result["images"]] == [True, True, False, None, None]
+    assert (result["n_published_ratios"], result["published_ratio_within_90"]) == (3, 2)
+    assert result["images"][1]["published_mass_ratio"] == pytest.approx(inside) and result["n_published"] == 0
+    assert result["images"][0]["mass_ratio"] == ratio
+
+
 def test_a_table_from_a_spreadsheet_with_a_byte_order_mark_is_read(folder):
     (folder / "real.csv").write_text("file,name\na.png,Arp 1\n", encoding="utf-8-sig")
     assert read_table(folder) == [{"file": "a.png", "name": "Arp 1"}]

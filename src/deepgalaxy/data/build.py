@@ -12,6 +12,7 @@ from pathlib import Path
 from ..cluster import LostWorkers, begin_task
 from ..errors import ClusterError, DatasetError, SimulationError
 from ..image.render import RenderConfig, n_cameras, render_encounter
+from ..image.starlight import Starlight
 from ..labels import UNDISTURBED
 from ..progress import one_line
 from ..simulate.snapshot import Encounter, parameters_of
@@ -66,9 +67,11 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
         raise DatasetError(f"n_undisturbed = {config.n_undisturbed}: needs encounters of 'deepgalaxy simulate', which "
                            "say what star is of which galaxy; leave it out for snapshots of your own")
     made_by = _made_by(folder, config)
+    if config.light != "mass" and labels_file(folder) is not None:
+        raise DatasetError(f"light = {config.light}: needs encounters of 'deepgalaxy simulate', which say what star is "
+                           "of which galaxy; leave it out for snapshots of your own")
     # A picture of an encounter comes with those of its galaxies alone.
-    wanted = {(file.stem if kind is None else f"{file.stem}-{kind}"): (file, kind)
-              for file in files for kind in (*(UNDISTURBED if config.n_undisturbed else ()), None)}
+    wanted = {"-".join([file.stem, *kind]): (file, kind) for file in files for kind in _kinds(config)}
     held = _finished(Path(path), made_by)
     _refuse_others(path, held, wanted)
     if set(held) == set(wanted):
@@ -79,12 +82,18 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     with DatasetWriter(path, made_by) as writer:
         if not held:  # an interrupted run's
             _refuse_others(path, {name: writer.attributes(name) for name in writer.done}, wanted)
-        yield from ((name, None) for name in sorted(writer.done) if name not in wanted or wanted[name][1] is None)
+        yield from ((name, None) for name in sorted(writer.done) if name not in wanted or not wanted[name][1])
         missing = [source for name, source in wanted.items() if name not in writer.done]
         for (file, kind), pieces in _rendered(missing, config, client):
             error = _write_pieces(writer, pieces, config)
-            if kind is None or error is not None:
+            if not kind or error is not None:
                 yield file.stem, error
+
+
+def _kinds(config: RenderConfig) -> list[tuple[str, ...]]:
+    """What follows the encounter's name in those of its groups, the encounter itself last."""
+    kinds = [*((kind,) for kind in (UNDISTURBED if config.n_undisturbed else ())), ()]
+    return [*((*kind, "starlight") for kind in (kinds if config.light == "both" else ())), *kinds]
 
 
 def _write_pieces(writer: DatasetWriter, pieces, config: RenderConfig) -> str | None:
@@ -124,11 +133,11 @@ def _finished(path: Path, made_by: str) -> dict[str, dict]:
     return dict(zip(dataset.groups, dataset.attributes, strict=True)) if dataset.config == made_by else {}
 
 
-def _refuse_others(path: str | Path, held: dict[str, dict], wanted: dict[str, tuple[Path, str | None]]) -> None:
+def _refuse_others(path: str | Path, held: dict[str, dict], wanted: dict[str, tuple[Path, tuple[str, ...]]]) -> None:
     """Encounters of all suites have the same names: what a data set holds must be of those in the folder."""
     for name, attributes in held.items():
         file, kind = wanted.get(name, (None, None))
-        if file is None or kind is not None or not file.is_file():  # a user's own: the labels' digest is in the config
+        if file is None or kind or not file.is_file():  # a user's own: the labels' digest is in the config
             continue
         try:
             parameters = parameters_of(file)
@@ -144,10 +153,10 @@ class _LeftOut(Exception):
     """An encounter that cannot be rendered, in one line."""
 
 
-def _render_piece(file: str, kind: str | None, config_json: str, first: int, n_snapshots: int):
+def _render_piece(file: str, kind: tuple[str, ...], config_json: str, first: int, n_snapshots: int):
     encounter, config = _read(Path(file)), RenderConfig.from_json(config_json)
-    if kind is not None:
-        encounter = Undisturbed(encounter, kind, config.n_undisturbed)
+    for part in kind:
+        encounter = Starlight(encounter) if part == "starlight" else Undisturbed(encounter, part, config.n_undisturbed)
     cameras = render_encounter(encounter, config, first, n_snapshots)
     return first, encounter.without_stars(), cameras  # the pictures are enough to send back
 
@@ -169,13 +178,13 @@ def _labels(path: Path, _changed: tuple[int, ...]) -> Labels:
     return Labels(path)
 
 
-def _rendered(sources: list[tuple[Path, str | None]], config: RenderConfig, client):
-    """(source, its pieces in order), one after the other; a source is a file, and what of `UNDISTURBED` if any."""
+def _rendered(sources: list[tuple[Path, tuple[str, ...]]], config: RenderConfig, client):
+    """(source, its pieces in order), one after the other; a source is a file, and one of `_kinds`."""
     n_snapshots = max(1, _PIECE // (n_cameras(config) * config.n_pixels**2 * 2))
     # A few more than there are workers are under way, so that memory holds few pieces at once.
     ahead = 2 * max(1, len(client.scheduler_info()["workers"])) if client is not None else 1
 
-    def begin(source: tuple[Path, str | None], first: int):
+    def begin(source: tuple[Path, tuple[str, ...]], first: int):
         """Start a piece; what comes back waits for it."""
         arguments = os.path.abspath(source[0]), source[1], config.to_json(), first, n_snapshots
         if client is None:

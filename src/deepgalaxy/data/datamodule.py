@@ -34,6 +34,7 @@ class EncounterImages(TorchDataset):
         n_cameras = int(dataset.camera.max()) + 1
         self.labels = {label.name: dataset.labels[label.column].astype(np.float32) for label in LABELS}
         self.labels["stage"] = dataset.labels["stage"]
+        self.labels["shines_by_mass"] = dataset.shines_by_mass
         self.labels["time_camera"] = (dataset.snapshot * n_cameras + dataset.camera).astype(np.int64)
 
     def __len__(self):

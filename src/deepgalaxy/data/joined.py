@@ -51,9 +51,9 @@ class JoinedDataset:
                                "once")
         self._starts = starts = np.cumsum([0, *(len(d.groups) for d in self._datasets)])[:-1]
         self.group = np.concatenate([d.group + start for d, start in zip(self._datasets, starts, strict=True)])
-        self.camera, self.snapshot, self.view, self.is_encounter = (
+        self.camera, self.snapshot, self.view, self.is_encounter, self.shines_by_mass = (
             np.concatenate([getattr(d, name) for d in self._datasets])
-            for name in ("camera", "snapshot", "view", "is_encounter"))
+            for name in ("camera", "snapshot", "view", "is_encounter", "shines_by_mass"))
         self.labels = {name: np.concatenate([d.labels[name] for d in self._datasets]) for name in first.labels}
         self._first = np.cumsum([0, *(len(d) for d in self._datasets)])
 

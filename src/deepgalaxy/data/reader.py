@@ -91,6 +91,11 @@ class Dataset:
         """Mask (n,) of the images that show an encounter, and no single galaxy or chance pair."""
         return np.array([row.get("kind") not in UNDISTURBED for row in self.attributes])[self.group]
 
+    @property
+    def shines_by_mass(self) -> np.ndarray:
+        """Mask (n,) of the images whose light follows mass; see image/starlight.py for the others."""
+        return np.array([row.get("light") != "varied" for row in self.attributes])[self.group]
+
     def image(self, i: int) -> np.ndarray:
         """Image `i` in the stored quantity.
 

@@ -53,7 +53,7 @@ def told_or_asked(scale: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor
 
 @torch.no_grad()
 def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realism: RealismConfig | None,
-                   realistic: float = 1.0, jitter: bool = False, n_ideal: int = 0,
+                   realistic: float | np.ndarray = 1.0, jitter: bool = False, n_ideal: int = 0,
                    size: int = FRAME_PIXELS, framing: str = "content") -> Observation:
     """Observe, frame and stretch simulated light.
 
@@ -63,7 +63,7 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     pixel_scale : (B,) kpc per pixel, NaN where unknown.
     seeds : (B,) one per image; on a GPU, what observation draws follows from the first of them alone.
     realism : what observation does to images; None for clean ones.
-    realistic : share of the images that it is done to.
+    realistic : share of the images that it is done to, or the probability (B,) of each.
     jitter : mirror, and misplace the frame a little, as training wants it.
     n_ideal : for how many of the images the undisturbed frame is asked for too.
     framing : one of `preprocess.FRAMINGS`.

@@ -33,6 +33,8 @@ class RenderConfig(Config):
     n_neighbours: int = Field(24, ge=2, le=256, description="a star is smeared to its n-th neighbour")
     n_undisturbed: int = Field(0, ge=0, le=1000, description="single galaxies, and as many chance pairs, made of the "
                                "galaxies of every encounter before they meet")
+    light: Literal["mass", "both"] = Field("mass", description="stars shine by their mass, or every picture comes "
+                                           "beside one in which they do not (see starlight.py)")
     seed: int = Field(0, ge=0, description="of the directions")
 
 

@@ -44,8 +44,9 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     Returns
     -------
     result : what `--json` holds.
-    samples : {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays
-        (N,), in the time range.
+    samples : {"clean" | "realism" | "realism_without_scale" | "starlight": {label: {"truth", "p16", "p50", "p84",
+        "pit"}}}, arrays (N,), in the time range. "starlight" is realism on images whose light does not follow mass,
+        where the data set has them; all else is of those whose light does.
 
     Raises
     ------
@@ -70,9 +71,13 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     samples, everything, latents = {}, {}, {}
     told = not weights.learnt.never_told
     runs = {"clean": (None, told), "realism": (realism, told), "realism_without_scale": (realism, False)}
+
+    def answers(rows, how, scale_known):
+        return predict_dataset(weights.model, dataset, rows, how, scale_known, temperatures, n_views, seed=seed + 5,
+                               on_batch=on_batch, framing=weights.learnt.framing)
+
     for name, (how, scale_known) in runs.items():
-        p, z, side = predict_dataset(weights.model, dataset, indices, how, scale_known, temperatures, n_views,
-                                     seed=seed + 5, on_batch=on_batch, framing=weights.learnt.framing)
+        p, z, side = answers(indices, how, scale_known)
         latents[name] = z
         result[name], samples[name] = _figures(dataset, indices, p, inside,
                                                side if name == "realism_without_scale" else None,
@@ -80,6 +85,12 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
         everything[name], _ = label_figures(dataset, indices, p)
         if name == "realism":
             result["by"] = _breakdown(dataset, indices, p, _signal_to_noise(realism, indices, seed + 5))
+    varied = ~dataset.shines_by_mass
+    if varied.any():
+        rows, within = chosen_images(dataset, n_images, time_range, seed, varied)
+        p, _, _ = answers(rows, realism, told)
+        result["starlight"], samples["starlight"] = _figures(dataset, rows, p, within, None,
+                                                             weights.metadata.get("correlation"))
     result["all_times"] = {"n_images": len(indices), "time_range": [float(time.min()), float(time.max())], **everything}
     some = np.random.default_rng(seed).permutation(indices[inside])
     result["robustness"] = _robustness(weights, dataset, some[:200], realism, temperatures, n_views, seed)
@@ -96,15 +107,18 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
 
 
 def chosen_images(dataset: Dataset, n_images: int | None, time_range: tuple[float, float] = (-150.0, 500.0),
-                  seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+                  seed: int = 0, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Indices (N,) of the images that are looked at, and which of them (N,) are in the time range.
+
+    among : mask of the data set's images; those whose light follows mass without it.
 
     Raises
     ------
     DatasetError
         If none is in the time range.
     """
-    time = dataset.labels["time"]
+    among = dataset.shines_by_mass if among is None else among
+    time = np.where(among, dataset.labels["time"], np.nan)
     inside = (time >= time_range[0] - 8) & (time <= time_range[1] + 8)
     if not inside.any():
         raise DatasetError(f"{dataset.path}: no image lies within {time_range[0]:g}..{time_range[1]:g} Myr")
@@ -243,7 +257,7 @@ def _familiarity(weights, dataset, indices, library, realism, seed, n_strangers:
     result = {"auroc": auroc(strange, usual), "by_kind": {
         kind: auroc(strange[np.array(kinds) == kind], usual) for kind in dict.fromkeys(kinds)}}
     for name, k in UNDISTURBED.items():
-        rows = np.flatnonzero(dataset.labels["stage"] == k)[:400]
+        rows = np.flatnonzero((dataset.labels["stage"] == k) & dataset.shines_by_mass)[:400]
         if len(rows):
             _, stage = look(observed(rows))
             result[f"auroc_{name}"] = auroc(stage[:, k], usual_stage[:, k])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from ..errors import DatasetError
-from ..labels import TIME
+from ..labels import MASS_RATIO, TIME
 from ..units import REFERENCE_STARS, REFERENCE_TIME
 from .catalogue import read_rows
 from .predictor import Predictor
@@ -29,7 +29,8 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     Parameters
     ----------
     folder : pictures, and a CSV with a column `file`, and if known `name`, `kpc_per_pixel`,
-        `stellar_mass_msun`, `time_since_pericentre_myr`, `time_err`. Without a CSV all pictures are read, at unknown
+        `stellar_mass_msun`, `time_since_pericentre_myr`, `time_err`, `mass_ratio_m1_over_m2` (whichever of the two is
+        heavier: the lighter over the heavier one is compared). Without a CSV all pictures are read, at unknown
         scale. Where the scale is known and the mass is not, the system is taken to be as heavy as the simulated ones
         within 0.3 dex, because published times are in Myr of the system.
 
@@ -37,8 +38,9 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     -------
     result : {"protocol": "real", "n_images", "n_failed", "n_published", "published_within_90",
         "published_within_90_without_mass_error" (of a primary as heavy as simulated, as `predict` answers without one),
-        "most_systems_per_match", "familiar", "images": [...]}, one row per picture: its quantiles of time, what was
-        published, whether that lies within our 90 %, its best match.
+        "n_published_ratios", "published_ratio_within_90", "most_systems_per_match", "familiar", "images": [...]}, one
+        row per picture: its quantiles of time and mass ratio, what was published, whether that lies within our 90 %,
+        its best match.
     stories : of the pictures, in their order; (name, error) for one that has none.
 
     Raises
@@ -58,6 +60,7 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
             on_image(1)
     answered = [image for image in images if "error" not in image]
     published = [image for image in answered if image["published_time"] is not None]
+    ratios = [image for image in answered if image["published_mass_ratio"] is not None]
     # Without a library nothing is known of that.
     familiar = sum(image["familiarity"] >= UNFAMILIAR for image in answered) if predictor.library is not None else None
     best = Counter((image["match"]["encounter"], image["match"]["time_myr"]) for image in answered if image["match"])
@@ -65,6 +68,8 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
             "n_failed": len(images) - len(answered), "n_published": len(published),
             "published_within_90": sum(image["within_90"] for image in published),
             "published_within_90_without_mass_error": sum(image["within_90_without_mass_error"] for image in published),
+            "n_published_ratios": len(ratios),
+            "published_ratio_within_90": sum(image["ratio_within_90"] for image in ratios),
             "most_systems_per_match": max(best.values(), default=0),
             "familiar": familiar, "images": images}, stories
 
@@ -79,9 +84,13 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     ticks = story.clock["time_in_dynamical_times"]
     without = published is not None and ticks["p05"] <= published / REFERENCE_TIME <= ticks["p95"]
     error = error if error is not None and error >= 0 else None
+    ratio, ours = _number(row, "mass_ratio_m1_over_m2"), story.properties[MASS_RATIO.name]
+    ratio = min(ratio, 1 / ratio) if ratio is not None and ratio > 0 else None
     return {**entry, "time": time, "published_time": published, "published_error": error,
             "within_90": within if published is not None else None,
             "within_90_without_mass_error": without if published is not None else None, "clock": story.clock["basis"],
+            "mass_ratio": ours, "published_mass_ratio": ratio,
+            "ratio_within_90": None if ratio is None else ours["p05"] <= ratio <= ours["p95"],
             "stage": max(story.stage, key=story.stage.get),
             "familiarity": story.familiarity, "match": story.matches[0].to_dict() if story.matches else None}
 

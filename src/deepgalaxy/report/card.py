@@ -16,8 +16,10 @@ __all__ = ["About", "model_card"]
 
 _ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
 _WIDTH = 118
-_UNDISTURBED = re.compile(rf"-({'|'.join(UNDISTURBED)})(#\d+)?$")  # single galaxies and chance pairs of an encounter
-_KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown"}
+#: Groups that show an encounter once more: its galaxies alone, by chance, or in another light.
+_ONCE_MORE = re.compile(rf"-({'|'.join(UNDISTURBED)}|starlight)(#\d+)?$")
+_KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown",
+          "starlight": "realism, light is not mass"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _data(weights: Weights, about: About) -> list[str]:
     recipe = weights.metadata["training"]
     data = recipe.get("data", ())
     names = ", ".join(f"`{Path(name).name}`" for name in ([data] if isinstance(data, str) else data))
-    trained, held = (sum(_UNDISTURBED.search(name) is None for name in weights.metadata.get(key, ()))
+    trained, held = (sum(_ONCE_MORE.search(name) is None for name in weights.metadata.get(key, ()))
                      for key in ("training_encounters", "validation_encounters"))
     others = ("images of every encounter were held out" if recipe.get("split") == "random" else
               f"{held:,} others were held out")
@@ -102,7 +104,7 @@ def _figures(weights: Weights, e: dict) -> list[str]:
     rows = [(label.name, title, f"{v['median_abs_error']:.3g} {v['unit']}", f"{v['mean_abs_error']:.3g}",
              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.1f} %", f"{100 * v['coverage95']:.1f} %",
              f"{v['rank_test_p']:.2g}")
-            for kind, title in _KINDS.items() for label in HEADS if (v := e[kind].get(label.name))]
+            for kind, title in _KINDS.items() for label in HEADS if (v := e.get(kind, {}).get(label.name))]
     head = "label", "images", "median error", "mean error", "guessing", "68 % covers", "95 % covers", "p"
     return [f"`unseen`: {e['n_encounters']} whole encounters that were not trained on, {e['n_images']:,} images, "
             f"{t0:g} to {t1:g} Myr, frames found by content, {views} mirrored and turned views averaged. "

@@ -98,6 +98,9 @@ _BODY = """\
 <p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
 times lie within our 90 % interval ({{ result.published_within_90_without_mass_error }} if the primary is taken to weigh
 what the simulated one does, exactly) ·
+{% if result.n_published_ratios %}
+{{ result.published_ratio_within_90 }} of {{ result.n_published_ratios }} published mass ratios do ·
+{% endif %}
 {% if not result.most_systems_per_match %}
 no look-alikes without a library
 {% elif result.most_systems_per_match > 1 %}

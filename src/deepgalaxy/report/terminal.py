@@ -122,8 +122,8 @@ def evaluation_table(result: dict) -> Table:
     table = Table("label", "images", "median |error|", "guessing", "68 % covers", "95 % covers",
                   title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters (so many know "
                         f"a coverage of 68 % to ± {percent(coverage_error(result['n_encounters']))})")
-    for part in ("clean", "realism", "realism_without_scale"):
-        for name, v in result[part].items():
+    for part in ("clean", "realism", "realism_without_scale", "starlight"):
+        for name, v in result.get(part, {}).items():
             if "median_abs_error" in v:
                 table.add_row(name, part, f"{v['median_abs_error']:.3g} {v['unit']}",
                               f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.0f} %",
@@ -163,6 +163,7 @@ def real_table(result: dict) -> Table:
                       percent(row["familiarity"]))
     table.caption = (f"{result['published_within_90']} of {result['n_published']} published times within our 90 % "
                      f"({result['published_within_90_without_mass_error']} for a primary that weighs what the "
-                     f"simulated one does, exactly); at most {result['most_systems_per_match']} pictures share a best "
-                     "match")
+                     f"simulated one does, exactly), {result['published_ratio_within_90']} of "
+                     f"{result['n_published_ratios']} mass ratios; at most {result['most_systems_per_match']} pictures "
+                     "share a best match")
     return table

@@ -92,7 +92,7 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     Encounters held out of training are in it too: it is a set of references, and the more the better.
     """
     weights, dataset = load_weights(model), open_data(data)
-    chosen = _spread(np.flatnonzero(dataset.is_encounter), n_images)
+    chosen = _spread(np.flatnonzero(dataset.is_encounter & dataset.shines_by_mass), n_images)
     of, model = weights.learnt, weights.model
     z, z_told, thumbnails = [], [], []
     for start in range(0, len(chosen), 128):

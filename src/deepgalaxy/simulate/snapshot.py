@@ -50,6 +50,10 @@ class Encounter:
         """
         return self.positions[t], self.masses, None
 
+    def members(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Galaxy (N,) and component (N,) of these stars."""
+        return self.galaxy, self.component
+
     @property
     def attributes(self) -> dict:
         """Of its group in a data set: its parameters, and what it takes to simulate it again."""

@@ -92,6 +92,12 @@ class Undisturbed:
         offset = direction / np.linalg.norm(direction) * low * (high / low) ** rng.random()
         return np.concatenate([x, x2 @ turn.T + offset]), np.concatenate([m, m2]), None
 
+    def members(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Galaxy (N,) and component (N,) of these stars."""
+        e = self.encounter
+        galaxies = (t % 2,) if self.kind == "single" else (0, 1)
+        return tuple(np.concatenate([values[e.galaxy == k] for k in galaxies]) for values in (e.galaxy, e.component))
+
     def _snapshot(self, t: int) -> int:
         time = self.encounter.time
         early = np.flatnonzero((time <= time[0] + _EARLY) & (time <= _BEFORE))

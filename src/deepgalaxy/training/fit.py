@@ -143,6 +143,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     except OSError as error:
         raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
 
+    by_mass = dataset.shines_by_mass[held]  # as the figures are; the others know less
+    held = held[by_mass] if by_mass.any() else held
     held = held[np.linspace(0, len(held) - 1, min(config.validation_images, len(held))).astype(int)]
     if len(held) < n_workers:
         raise ConfigError(f"validation_images: {len(held)} images cannot be shared by {n_workers} workers; raise "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
@@ -85,9 +86,10 @@ class TrainingModule(lightning.LightningModule):
         self.n_cameras = n_cameras
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
-        """The images' numbers stay here: seeds are made of them."""
-        if "index" in batch:
-            batch["index"] = batch["index"].numpy()
+        """The images' numbers stay here, seeds are made of them; and what decides whether they are observed."""
+        for name in ("index", "shines_by_mass"):
+            if name in batch:
+                batch[name] = batch[name].numpy()
         return batch
 
     @torch.no_grad()
@@ -97,14 +99,17 @@ class TrainingModule(lightning.LightningModule):
         if training:
             # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
             torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
+        by_mass = batch.pop("shines_by_mass")
         if "features" in batch:
             return {"features": batch.pop("features"), "labels": batch}
         light = light_from_stored(batch.pop("image"), self.logarithmic)
         pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
         if training:
             n_decoded = max(1, int(self.loss.decoded_share * len(light)))
+            # Clean pictures are those whose light follows mass.
+            realistic = np.where(by_mass, self.loss.realistic, 1.0)
             seen = observe_frames(light, pixel_scale, image_seeds(self.seed, self.current_epoch, index), self.realism,
-                                  self.loss.realistic, jitter=self.framing == "content", n_ideal=n_decoded,
+                                  realistic, jitter=self.framing == "content", n_ideal=n_decoded,
                                   framing=self.framing)
             told = torch.rand(len(light), device=light.device) < self.loss.scale_known
             scale, batch[FRAME_SIDE.name] = told_or_asked(seen.scale, told)
