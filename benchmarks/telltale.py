@@ -42,10 +42,14 @@ def real_frames(folder: str, jitters: int = 12, seed: int = 0) -> list[torch.Ten
     return out
 
 
-def simulated_frames(path: str, n: int, realism: RealismConfig | None, seed: int = 0) -> torch.Tensor:
-    """(n, 1, 112, 112) of encounters at random."""
+def simulated_frames(path: str, n: int, realism: RealismConfig | None, seed: int = 0, by_mass: bool = True,
+                     ) -> torch.Tensor | None:
+    """(n, 1, 112, 112) of encounters at random, whose light follows mass or not; None if there are no such images."""
     data = Dataset(path)
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(data.is_encounter))[:n]
+    rows = np.flatnonzero(data.is_encounter & (data.shines_by_mass == by_mass))
+    if len(rows) < n:
+        return None
+    rows = np.random.default_rng(seed).permutation(rows)[:n]
     return torch.cat([observe_frames(light_of(data, rows[k:k + 64]), torch.full((len(rows[k:k + 64]),), torch.nan),
                                      image_seeds(seed, 0, rows[k:k + 64]), realism, jitter=True).frames
                       for k in range(0, n, 64)])
@@ -98,8 +102,12 @@ def tell(real: list[torch.Tensor], simulated: torch.Tensor, seed: int = 0) -> fl
 def main(folder: str, data: str) -> None:
     """Print how well they are told apart, with realism and without."""
     real = real_frames(folder)
-    for name, realism in (("with realism", RealismConfig()), ("clean", None)):
-        values = [tell(real, simulated_frames(data, 600, realism, seed), seed) for seed in range(3)]
+    for name, realism, by_mass in (("with realism", RealismConfig(), True), ("clean", None, True),
+                                   ("with realism, in another light", RealismConfig(), False)):
+        simulated = [simulated_frames(data, 600, realism, seed, by_mass) for seed in range(3)]
+        if simulated[0] is None:
+            continue
+        values = [tell(real, frames, seed) for seed, frames in enumerate(simulated)]
         print(f"{name}: AUROC {np.median(values):.2f} ({min(values):.2f} to {max(values):.2f}), {len(real)} pictures")
 
 

@@ -15,11 +15,29 @@ def _gaussians(width, n=400, dimensions=2, seed=0):
 
 
 def test_tarp_is_small_for_honest_posteriors_and_large_for_narrow_wide_and_shifted_ones():
-    honest = tarp(*_gaussians(1.0, n=2000))
+    honest, by_chance = tarp(*_gaussians(1.0, n=2000))
     assert honest < 0.04  # Kolmogorov-Smirnov: 1.36 / sqrt(2000) = 0.03 at 5 %
+    assert by_chance == pytest.approx(0.83 / 2000**0.5, rel=0.15)  # and its median, 0.83 / sqrt(2000)
     samples, truth = _gaussians(1.0, n=2000)
-    assert tarp(*_gaussians(0.5, n=2000)) > 0.1 and tarp(*_gaussians(2.0, n=2000)) > 0.1
-    assert tarp(samples + 0.1, truth) > 0.08
+    assert tarp(*_gaussians(0.5, n=2000))[0] > 0.1 and tarp(*_gaussians(2.0, n=2000))[0] > 0.1
+    assert tarp(samples + 0.1, truth)[0] > 0.08
+
+
+def test_tarp_does_not_take_few_draws_for_too_much_coverage():
+    """The rank of the truth among S + 1 has steps of 1 / (S + 1)."""
+    samples, truth = _gaussians(1.0, n=20_000)
+    many = tarp(samples, truth)
+    few = tarp(samples[:9], truth)
+    assert many[0] < 0.015 and few[0] < 0.015
+
+
+def test_tarp_knows_that_images_of_an_encounter_are_one_draw():
+    samples, truth = _gaussians(1.0, n=100)
+    once = tarp(samples, truth)[1]
+    often = np.repeat(samples, 30, axis=1), np.repeat(truth, 30, axis=0)
+    encounter = np.repeat(np.arange(100), 30)
+    # Around other points the same truth has another rank: they are more than a hundred draws, and less than 3,000.
+    assert 1.5 * tarp(*often)[1] < tarp(*often, encounter)[1] < once
 
 
 def test_rank_test_passes_uniform_ranks_and_fails_others():

@@ -166,7 +166,7 @@ def _figures(dataset, indices, probability, chosen, side=None, correlation=None)
     if side is None:  # where the scale is to be found too, draws go by the scale, not by this correlation
         joint = _joint(dataset, indices, {name: p[chosen] for name, p in probability.items()}, correlation)
         if joint is not None:
-            figures["joint"] = {"tarp": joint}
+            figures["joint"] = dict(zip(("tarp", "tarp_by_chance"), joint, strict=True))
     stage = dataset.labels["stage"][indices]
     known = stage != NO_STAGE
     if known.any():
@@ -181,15 +181,15 @@ def confusion(truth: np.ndarray, answer: np.ndarray, n: int) -> list[list[int]]:
     return np.histogram2d(truth, answer, bins=(np.arange(n + 1) - 0.5,) * 2)[0].astype(int).tolist()
 
 
-def _joint(dataset, indices, probability, correlation) -> float | None:
-    """TARP of all labels together, over the images of which all are known; None if there are none."""
+def _joint(dataset, indices, probability, correlation) -> tuple[float, float] | None:
+    """TARP of all labels together, as `honesty.tarp`, over images of which all are known; None if there are none."""
     truth = np.stack([label.position(dataset.labels[label.column][indices]) / label.n_bins for label in LABELS], axis=1)
     known = np.isfinite(truth).all(axis=1)
     if not known.any():
         return None
     levels = levels_together(np.random.default_rng(0), (100, int(known.sum())), correlation)
     drawn = [_positions(probability[label.name][known], levels[..., k]) for k, label in enumerate(LABELS)]
-    return tarp(np.stack(drawn, axis=2), truth[known])
+    return tarp(np.stack(drawn, axis=2), truth[known], dataset.group[indices][known])
 
 
 def _positions(p: np.ndarray, level: np.ndarray) -> np.ndarray:

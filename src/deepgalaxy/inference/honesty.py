@@ -39,23 +39,39 @@ def rank_test(pit: np.ndarray, encounter: np.ndarray, n_bins: int = 8, repeats: 
     return float(np.median(values))
 
 
-def tarp(samples: np.ndarray, truth: np.ndarray, seed: int = 0) -> float:
-    """Largest distance between promised and found coverage of regions around random points; 0 is honest.
+def tarp(samples: np.ndarray, truth: np.ndarray, encounter: np.ndarray | None = None, seed: int = 0,
+         ) -> tuple[float, float]:
+    """Largest distance between promised and found coverage of regions around random points, and what chance makes of 0.
 
     Parameters
     ----------
     samples : (S, N, D) draws from N posteriors of D quantities, each scaled to about 0..1.
     truth : (N, D).
+    encounter : (N,) which encounter each belongs to; without it, each to one of its own.
+
+    Returns
+    -------
+    distance : 0 is honest.
+    by_chance : how large it would be, in the median, of honest posteriors of so few encounters: found by drawing the
+        encounters again, with replacement.
 
     References
     ----------
     Lemos et al. (2023), arXiv 2302.03026.
     """
-    reference = np.random.default_rng(seed).random(truth.shape)
-    closer = (np.linalg.norm(samples - reference, axis=2) < np.linalg.norm(truth - reference, axis=1)).mean(axis=0)
-    level = np.linspace(0, 1, 51)
-    found = np.searchsorted(np.sort(closer), level, side="right") / len(closer)
-    return float(np.abs(found - level)[1:-1].max())
+    rng = np.random.default_rng(seed)
+    reference = rng.random(truth.shape)
+    closer = np.linalg.norm(samples - reference, axis=2) < np.linalg.norm(truth - reference, axis=1)
+    # The truth is one of S + 1; anywhere between its neighbours, or few draws would look like too much coverage.
+    rank = (closer.sum(axis=0) + rng.random(truth.shape[0])) / (len(samples) + 1)
+    level = np.linspace(0, 1, 51)[1:-1]
+    of = np.arange(len(rank)) if encounter is None else np.unique(encounter, return_inverse=True)[1]
+    size = np.bincount(of)
+    below = np.stack([np.bincount(of, rank <= x, minlength=len(size)) for x in level], axis=1)
+    found = below.sum(axis=0) / len(rank)
+    again = rng.multinomial(len(size), np.full(len(size), 1 / len(size)), 400)
+    wander = np.abs(again @ below / (again @ size)[:, None] - found).max(axis=1)
+    return float(np.abs(found - level).max()), float(np.median(wander))
 
 
 def auroc(strange: np.ndarray, usual: np.ndarray) -> float:

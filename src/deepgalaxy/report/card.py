@@ -132,9 +132,11 @@ def _all_times(e: dict) -> str:
     (t0, t1), clean, realism = everything["time_range"], *(everything[kind][TIME.name] for kind in ("clean", "realism"))
     text = (f"All times, {t0:.0f} to {t1:.0f} Myr ({everything['n_images']:,} images): median error of the time "
             f"{clean['median_abs_error']:.0f} Myr clean, {realism['median_abs_error']:.0f} Myr with realism. ")
-    tarp = [(e[kind].get("joint") or {}).get("tarp") for kind in ("clean", "realism")]
-    if None not in tarp:
-        text += f"TARP of the labels together: {tarp[0]:.3f} clean, {tarp[1]:.3f} with realism. "
+    joint = [e[kind].get("joint") for kind in ("clean", "realism")]
+    if all(joint):
+        found, chance = ([pair[name] for pair in joint] for name in ("tarp", "tarp_by_chance"))
+        text += (f"TARP of the labels together: {found[0]:.3f} clean, {found[1]:.3f} with realism; of 0, so few "
+                 f"encounters make {chance[0]:.3f} and {chance[1]:.3f} by chance. ")
     if "stage" in e["realism"]:
         text += f"Right stage with realism: {100 * e['realism']['stage']['accuracy']:.0f} %."
     return text

@@ -31,7 +31,9 @@ _BREAKDOWNS = {"time": "Time since pericentre, Myr", "mass_ratio": "Mass ratio",
                "stage": "Stage"}
 _OTHERS = {
     "ssim_fcae": "SSIM of the autoencoder's reconstruction", "ssim_vae": "SSIM through the latent space",
-    "tarp_clean": "TARP, clean: furthest from the promised coverage", "tarp_realism": "the same with realism",
+    "tarp_clean": "TARP, clean: furthest from the promised coverage",
+    "tarp_by_chance_clean": "what chance makes of 0 there, in the median",
+    "tarp_realism": "TARP with realism", "tarp_by_chance_realism": "what chance makes of 0 there",
     "stage_accuracy": "right stage, with realism", "auroc": "familiarity tells what is no merger (AUROC)",
     "auroc_single": "stage tells single galaxies from mergers (AUROC)",
     "auroc_chance": "stage tells chance pairs from mergers (AUROC)",
@@ -88,7 +90,8 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     flat = {**result, **(result.get("reconstruction") or {}), **(result.get("neighbours") or {}),
             **(result.get("familiarity") or {})}
     for kind in ("clean", "realism"):
-        flat[f"tarp_{kind}"] = ((result.get(kind) or {}).get("joint") or {}).get("tarp")
+        for name, value in ((result.get(kind) or {}).get("joint") or {}).items():
+            flat[f"{name}_{kind}"] = value
     flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
     page = fill(_BODY, f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result, kinds=kinds,
