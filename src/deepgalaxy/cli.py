@@ -387,10 +387,8 @@ def _evaluate_unseen(predictor, data, n_images):
     from .report.terminal import evaluation_table
 
     dataset = open_data(data)
-    by_mass = dataset.shines_by_mass
-    total = 3 * len(chosen_images(dataset, n_images)[0])
-    total += 0 if by_mass.all() else len(chosen_images(dataset, n_images, among=~by_mass)[0])
-    with progress("evaluate", total) as advance:
+    clean, observed = (len(chosen_images(dataset, n_images, any_light=any_light)[0]) for any_light in (False, True))
+    with progress("evaluate", clean + 2 * observed) as advance:
         result, samples = evaluate_unseen(predictor.weights, dataset, predictor.library, n_images, on_batch=advance)
     return result, evaluation_table, lambda folder: write_evaluation(result, samples, folder), ()
 

@@ -23,6 +23,29 @@ def evaluation(loud, other_dataset):
     return result, samples, seen
 
 
+def test_realism_is_of_light_that_follows_mass_and_of_other_light(loud, other_dataset, tmp_path):
+    """Clean pictures, and what is said about them, are of the former alone."""
+    import shutil
+
+    import h5py
+
+    path = shutil.copy(other_dataset, tmp_path / "lit.h5")
+    with h5py.File(path, "r+") as f:
+        name = list(f)[1]
+        f[name].attrs["light"] = "varied"
+    data, seen = Dataset(path), []
+    result, samples = evaluate_unseen(loud.weights, data, loud.library, on_batch=seen.append)
+    n, half = len(data), len(data) // 2
+    assert data.shines_by_mass.sum() == half and result["n_images"] == half and result["n_encounters"] == 1
+    label = "time_since_pericentre"
+    assert [len(samples[part][label]["truth"]) for part in ("clean", "realism")] == [half, n]
+    assert sum(seen) == half + 2 * n
+    parts = [result[part][label]["mean_abs_error"] for part in ("realism_by_mass", "realism_other_light")]
+    assert result["realism"][label]["mean_abs_error"] == pytest.approx(np.mean(parts))
+    plain, _ = evaluate_unseen(loud.weights, Dataset(other_dataset), loud.library, n_images=16)
+    assert "realism_by_mass" not in plain
+
+
 def test_training_encounters_are_refused(predictor, tiny_dataset):
     with pytest.raises(DatasetError, match="trained on"):
         evaluate_unseen(predictor.weights, Dataset(tiny_dataset))

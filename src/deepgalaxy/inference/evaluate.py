@@ -44,9 +44,11 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     Returns
     -------
     result : what `--json` holds.
-    samples : {"clean" | "realism" | "realism_without_scale" | "starlight": {label: {"truth", "p16", "p50", "p84",
-        "pit"}}}, arrays (N,), in the time range. "starlight" is realism on images whose light does not follow mass,
-        where the data set has them; all else is of those whose light does.
+    samples : {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays
+        (N,), in the time range.
+
+    Where the data set has images whose light does not follow mass, realism is of both, and of either too
+    ("realism_by_mass", "realism_other_light"); all else is of those whose light does.
 
     Raises
     ------
@@ -63,34 +65,30 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
         raise DatasetError(f"{dataset.path}: holds encounters that the model's error bars were fitted on; evaluate on "
                            "others")
     indices, inside = chosen_images(dataset, n_images, time_range, seed)
-    time = dataset.labels["time"][indices]
+    by_mass = dataset.shines_by_mass
+    lit = chosen_images(dataset, n_images, time_range, seed, any_light=True)
     realism = RealismConfig.parse(weights.metadata["training"].get("realism") or {}, "realism")
     temperatures = weights.metadata.get("temperatures", {})
     result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
               "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
     samples, everything, latents = {}, {}, {}
     told = not weights.learnt.never_told
-    runs = {"clean": (None, told), "realism": (realism, told), "realism_without_scale": (realism, False)}
-
-    def answers(rows, how, scale_known):
-        return predict_dataset(weights.model, dataset, rows, how, scale_known, temperatures, n_views, seed=seed + 5,
-                               on_batch=on_batch, framing=weights.learnt.framing)
-
-    for name, (how, scale_known) in runs.items():
-        p, z, side = answers(indices, how, scale_known)
-        latents[name] = z
-        result[name], samples[name] = _figures(dataset, indices, p, inside,
-                                               side if name == "realism_without_scale" else None,
-                                               weights.metadata.get("correlation"))
-        everything[name], _ = label_figures(dataset, indices, p)
+    correlation = weights.metadata.get("correlation")
+    runs = {"clean": (None, told, indices, inside), "realism": (realism, told, *lit),
+            "realism_without_scale": (realism, False, *lit)}
+    for name, (how, scale_known, rows, within) in runs.items():
+        p, z, side = predict_dataset(weights.model, dataset, rows, how, scale_known, temperatures, n_views,
+                                     seed=seed + 5, on_batch=on_batch, framing=weights.learnt.framing)
+        latents[name] = z[within]
+        result[name], samples[name] = _figures(dataset, rows, p, within,
+                                               side if name == "realism_without_scale" else None, correlation)
+        everything[name], _ = label_figures(dataset, rows, p)
         if name == "realism":
-            result["by"] = _breakdown(dataset, indices, p, _signal_to_noise(realism, indices, seed + 5))
-    varied = ~dataset.shines_by_mass
-    if varied.any():
-        rows, within = chosen_images(dataset, n_images, time_range, seed, varied)
-        p, _, _ = answers(rows, realism, told)
-        result["starlight"], samples["starlight"] = _figures(dataset, rows, p, within, None,
-                                                             weights.metadata.get("correlation"))
+            result["by"] = _breakdown(dataset, rows, p, _signal_to_noise(realism, rows, seed + 5))
+            for light, those in (("realism_by_mass", by_mass[rows]), ("realism_other_light", ~by_mass[rows])):
+                if not by_mass.all() and (those & within).any():
+                    result[light], _ = _figures(dataset, rows, p, within & those, None, correlation)
+    time = dataset.labels["time"][indices]
     result["all_times"] = {"n_images": len(indices), "time_range": [float(time.min()), float(time.max())], **everything}
     some = np.random.default_rng(seed).permutation(indices[inside])
     result["robustness"] = _robustness(weights, dataset, some[:200], realism, temperatures, n_views, seed)
@@ -98,27 +96,26 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     if library is not None:
         result["neighbours"] = {
             **_neighbours(library.told_index if told else library.index, library, dataset, indices[inside],
-                          latents["clean"][inside]),
-            "median_abs_dt_5_without_scale": _neighbours(library.index, library, dataset, indices[inside],
-                                                         latents["realism_without_scale"][inside])["median_abs_dt_5"],
+                          latents["clean"]),
+            "median_abs_dt_5_without_scale": _neighbours(library.index, library, dataset, lit[0][lit[1]],
+                                                         latents["realism_without_scale"])["median_abs_dt_5"],
             **_shown(weights, library, dataset, some[:200], realism, temperatures, n_views, seed)}
         result["familiarity"] = _familiarity(weights, dataset, some[:600], library, realism, seed)
     return result, samples
 
 
 def chosen_images(dataset: Dataset, n_images: int | None, time_range: tuple[float, float] = (-150.0, 500.0),
-                  seed: int = 0, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+                  seed: int = 0, any_light: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Indices (N,) of the images that are looked at, and which of them (N,) are in the time range.
 
-    among : mask of the data set's images; those whose light follows mass without it.
+    any_light : also of those whose light does not follow mass.
 
     Raises
     ------
     DatasetError
         If none is in the time range.
     """
-    among = dataset.shines_by_mass if among is None else among
-    time = np.where(among, dataset.labels["time"], np.nan)
+    time = np.where(any_light | dataset.shines_by_mass, dataset.labels["time"], np.nan)
     inside = (time >= time_range[0] - 8) & (time <= time_range[1] + 8)
     if not inside.any():
         raise DatasetError(f"{dataset.path}: no image lies within {time_range[0]:g}..{time_range[1]:g} Myr")

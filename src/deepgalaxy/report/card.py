@@ -19,7 +19,7 @@ _WIDTH = 118
 #: Groups that show an encounter once more: its galaxies alone, by chance, or in another light.
 _ONCE_MORE = re.compile(rf"-({'|'.join(UNDISTURBED)}|starlight)(#\d+)?$")
 _KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown",
-          "starlight": "realism, light is not mass"}
+          "realism_by_mass": "realism, light follows mass", "realism_other_light": "realism, it does not"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def _training(weights: Weights, about: About) -> list[str]:
     if recipe.get("start_from"):
         text += "It went on from other weights. "
     share = recipe.get("loss", {}).get("realistic", 0.0) if recipe.get("realism") else 0.0
-    return [f"{text}{100 * share:.0f} % of the images pass through observational realism. {about.training}"]
+    lit = any("-starlight" in name for name in weights.metadata.get("training_encounters", ()))
+    those = " whose light follows mass, and all others," if lit else ""
+    return [f"{text}{100 * share:.0f} % of the images{those} pass through observational realism. {about.training}"]
 
 
 def _figures(weights: Weights, e: dict) -> list[str]:
@@ -105,12 +107,14 @@ def _figures(weights: Weights, e: dict) -> list[str]:
              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.1f} %", f"{100 * v['coverage95']:.1f} %",
              f"{v['rank_test_p']:.2g}")
             for kind, title in _KINDS.items() for label in HEADS if (v := e.get(kind, {}).get(label.name))]
+    light = (" Images with realism are in equal parts of light that follows mass and of other light; the clean ones of "
+             "the former." if "realism_by_mass" in e else "")
     head = "label", "images", "median error", "mean error", "guessing", "68 % covers", "95 % covers", "p"
     return [f"`unseen`: {e['n_encounters']} whole encounters that were not trained on, {e['n_images']:,} images, "
             f"{t0:g} to {t1:g} Myr, frames found by content, {views} mirrored and turned views averaged. "
             '"Guessing" answers with the median of the truth; p is that the ranks of the truths are uniform, with one '
             "image of each encounter at a time (the median of many such draws). Images of one encounter err together: "
-            f"a coverage of 68 % is known to at worst {100 * coverage_error(e['n_encounters']):.1f} %.",
+            f"a coverage of 68 % is known to at worst {100 * coverage_error(e['n_encounters']):.1f} %.{light}",
             _table(head, rows), _all_times(e), _familiarity(e), *_robustness(e), _breakdown(e), _neighbours(e)]
 
 

@@ -19,7 +19,8 @@ __all__ = ["write_evaluation", "confusion_figure", "evaluation_figure", "where"]
 
 _KINDS = {"clean": "Clean images", "realism": "With observational realism",
           "realism_without_scale": "With observational realism, scale unknown",
-          "starlight": "With observational realism, light that does not follow mass"}
+          "realism_by_mass": "Of those with realism: light that follows mass",
+          "realism_other_light": "Of those with realism: light that does not follow mass"}
 _FIGURES = {
     "median_abs_error": "median |error|", "mean_abs_error": "mean |error|",
     "prior_median_abs_error": "median |error| of the prior",
@@ -54,8 +55,7 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     result : dict
         What `deepgalaxy evaluate --json` holds; what is missing is left out.
     samples : dict or None
-        {"clean" | "realism" | "realism_without_scale" | "starlight": {label: {"truth", "p16", "p50", "p84", "pit":
-        (N,)}}};
+        {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit": (N,)}}};
         without it, no plots.
     folder : path
         Made where it is missing.

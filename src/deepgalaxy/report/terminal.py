@@ -122,7 +122,7 @@ def evaluation_table(result: dict) -> Table:
     table = Table("label", "images", "median |error|", "guessing", "68 % covers", "95 % covers",
                   title=f"{result['n_images']} images of {result['n_encounters']} unseen encounters (so many know "
                         f"a coverage of 68 % to ± {percent(coverage_error(result['n_encounters']))})")
-    for part in ("clean", "realism", "realism_without_scale", "starlight"):
+    for part in ("clean", "realism", "realism_without_scale", "realism_by_mass", "realism_other_light"):
         for name, v in result.get(part, {}).items():
             if "median_abs_error" in v:
                 table.add_row(name, part, f"{v['median_abs_error']:.3g} {v['unit']}",
