@@ -8,8 +8,9 @@ for suite in core wide wide2 wide3 wide4 wide5 wide6 bars test; do
     $run deepgalaxy simulate recipes/${suite}_suite.yaml -o work/$suite
     $run deepgalaxy render work/$suite -o work/$suite.h5 --config recipes/${suite}_render.yaml
 done
+mkdir -p work/light
 for suite in wide3 wide5; do
-    $run deepgalaxy render work/$suite -o work/${suite}_light.h5 --config recipes/${suite}_light_render.yaml
+    $run deepgalaxy render work/$suite -o work/light/$suite.h5 --config recipes/${suite}_light_render.yaml
 done
 workers=$(nvidia-smi -L 2>/dev/null | wc -l || true)  # one for each GPU, or two on the cores
 [ "$workers" -gt 0 ] || workers=2

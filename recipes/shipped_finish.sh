@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run="uv run --no-sync"
-$run deepgalaxy index --model work/shipped/model.safetensors --data work/wide2.h5 --data work/wide3_light.h5 \
-    --data work/wide4.h5 --data work/wide5_light.h5 -o work/references --images 48000 --no-calibration
+$run deepgalaxy index --model work/shipped/model.safetensors --data work/wide2.h5 --data work/light/wide3.h5 \
+    --data work/wide4.h5 --data work/light/wide5.h5 -o work/references --images 48000 --no-calibration
 # Error bars, and how unusual an unseen encounter may be, from encounters that were not trained on.
 $run deepgalaxy index --model work/shipped/model.safetensors --references work/references --data work/bars.h5 -o work/library
 cp work/library/model.safetensors work/library/library.h5 src/deepgalaxy/shipped/

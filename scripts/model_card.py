@@ -43,8 +43,8 @@ ABOUT = About(
         on.""",
         "Mass ratio is secondary over primary, at most 1; very minor mergers (below 0.1) were never shown.",
         """What a display or a filter did to the brightness matters more than the error bars say: the survey's
-        colour picture of Arp 87 is answered with 136 Myr (92-208), its blue channel with 105 (85-126), its values
-        to the power of 0.7 with 196 (126-288), of 1.5 with 93 (76-114). Simulated pictures are not so sensitive
+        colour picture of Arp 87 is answered with 182 Myr (121-263), its blue channel with 117 (91-150), its
+        values to the power of 0.7 with 232 (150-315), of 1.5 with 105 (79-139). Simulated pictures are not so sensitive
         (docs/log.md, 2026-11-26): it is the light of real galaxies that is not ours. Linear FITS images in a red
         band are the safest.""",
         """The viewing angle is hardly better than a guess, at all times and at any noise: the discs' spins are

@@ -16,7 +16,8 @@ def table(e: dict) -> str:
     """The figures as Markdown."""
     lines = [f"On {e['n_images']:,} images of {e['n_encounters']} encounters that the shipped model never saw, "
              f"{e['time_range'][0]:+.0f} to {e['time_range'][1]:+.0f} Myr; median error, and how often the 68 %",
-             "interval holds the truth:", "",
+             "interval holds the truth (with sky, stars and noise, half of them in light that does not follow mass):",
+             "",
              "| | clean, scale known | sky, stars, noise | and scale unknown | guessing |", "|---|---|---|---|---|"]
     for label, title in TITLES.items():
         cells = []

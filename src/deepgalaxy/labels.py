@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 __all__ = ["ENCOUNTER_NAME", "FRAME_SIDE", "HEADS", "LABELS", "Label", "MASS_RATIO", "NO_SEPARATION", "NO_STAGE",
-           "STAGES", "TIME", "UNDISTURBED"]
+           "STAGES", "STARLIGHT", "TIME", "UNDISTURBED"]
 
 #: What an encounter may be called (a regular expression): its name is that of a file, and of a group in a data set.
 ENCOUNTER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}"
@@ -19,6 +19,8 @@ ENCOUNTER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}"
 STAGES = ("approach", "first passage", "return", "merged", "single", "chance pair")
 NO_STAGE = 255  #: in the place of an index into STAGES, where nobody knows
 NO_SEPARATION = -1  #: in the place of kpc, where nobody knows
+#: What follows the name of a group that shows once more what the other does, see image/starlight.py.
+STARLIGHT = "starlight"
 #: What a group of a data set may show besides an encounter (its attribute `kind`), and the stage that stands for it.
 UNDISTURBED = {"single": STAGES.index("single"), "chance": STAGES.index("chance pair")}
 

@@ -107,6 +107,25 @@ def test_every_picture_comes_beside_one_in_another_light(encounter, tmp_path):
                                   data.images(np.flatnonzero(data.shines_by_mass)))
 
 
+def test_a_library_shows_what_was_simulated(tiny_model, tiny_dataset, tmp_path):
+    import shutil
+
+    import h5py
+
+    from deepgalaxy.search.build import build_library
+    from deepgalaxy.search.library import Library
+
+    path = shutil.copy(tiny_dataset, tmp_path / "both.h5")
+    with h5py.File(path, "r+") as f:
+        name = sorted(f)[0]
+        f.copy(f[name], f, f"{name}-starlight")
+        f[f"{name}-starlight"].attrs.update({"light": "varied", "encounter": name})
+    build_library(tiny_model / "model.safetensors", path, tmp_path / "library.h5")
+    library = Library(tmp_path / "library.h5")
+    assert len(library) == 6 * 24
+    assert not any(library.encounters[k].endswith("starlight") for k in np.unique(library.encounter))
+
+
 def test_pictures_do_not_depend_on_how_snapshots_are_divided(encounter):
     from deepgalaxy.image.render import render_encounter
 

@@ -13,7 +13,7 @@ from ..cluster import LostWorkers, begin_task
 from ..errors import ClusterError, DatasetError, SimulationError
 from ..image.render import RenderConfig, n_cameras, render_encounter
 from ..image.starlight import Starlight
-from ..labels import UNDISTURBED
+from ..labels import STARLIGHT, UNDISTURBED
 from ..progress import one_line
 from ..simulate.snapshot import Encounter, parameters_of
 from ..simulate.undisturbed import Undisturbed
@@ -93,7 +93,7 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
 def _kinds(config: RenderConfig) -> list[tuple[str, ...]]:
     """What follows the encounter's name in those of its groups, the encounter itself last."""
     kinds = [*((kind,) for kind in (UNDISTURBED if config.n_undisturbed else ())), ()]
-    return [*((*kind, "starlight") for kind in (kinds if config.light == "both" else ())), *kinds]
+    return [*((*kind, STARLIGHT) for kind in (kinds if config.light == "both" else ())), *kinds]
 
 
 def _write_pieces(writer: DatasetWriter, pieces, config: RenderConfig) -> str | None:
@@ -156,7 +156,7 @@ class _LeftOut(Exception):
 def _render_piece(file: str, kind: tuple[str, ...], config_json: str, first: int, n_snapshots: int):
     encounter, config = _read(Path(file)), RenderConfig.from_json(config_json)
     for part in kind:
-        encounter = Starlight(encounter) if part == "starlight" else Undisturbed(encounter, part, config.n_undisturbed)
+        encounter = Starlight(encounter) if part == STARLIGHT else Undisturbed(encounter, part, config.n_undisturbed)
     cameras = render_encounter(encounter, config, first, n_snapshots)
     return first, encounter.without_stars(), cameras  # the pictures are enough to send back
 

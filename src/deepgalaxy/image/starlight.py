@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..labels import STARLIGHT
 from ..simulate.galaxy import BULGE, DISC
 from ..simulate.snapshot import Encounter
 from ..simulate.undisturbed import Undisturbed
@@ -39,7 +40,7 @@ class Starlight:
     @property
     def name(self) -> str:
         """Of its group in a data set."""
-        return f"{self.source.name}-starlight"
+        return f"{self.source.name}-{STARLIGHT}"
 
     @property
     def attributes(self) -> dict:

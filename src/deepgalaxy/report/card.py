@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..labels import HEADS, LABELS, TIME, UNDISTURBED
+from ..labels import HEADS, LABELS, STARLIGHT, TIME, UNDISTURBED
 from ..models.weights import Weights
 from . import coverage_error
 from .evaluation import where
@@ -17,7 +17,7 @@ __all__ = ["About", "model_card"]
 _ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
 _WIDTH = 118
 #: Groups that show an encounter once more: its galaxies alone, by chance, or in another light.
-_ONCE_MORE = re.compile(rf"-({'|'.join(UNDISTURBED)}|starlight)(#\d+)?$")
+_ONCE_MORE = re.compile(rf"-({'|'.join((*UNDISTURBED, STARLIGHT))})(#\d+)?$")
 _KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown",
           "realism_by_mass": "realism, light follows mass", "realism_other_light": "realism, it does not"}
 
@@ -96,7 +96,7 @@ def _training(weights: Weights, about: About) -> list[str]:
     if recipe.get("start_from"):
         text += "It went on from other weights. "
     share = recipe.get("loss", {}).get("realistic", 0.0) if recipe.get("realism") else 0.0
-    lit = any("-starlight" in name for name in weights.metadata.get("training_encounters", ()))
+    lit = any(f"-{STARLIGHT}" in name for name in weights.metadata.get("training_encounters", ()))
     those = " whose light follows mass, and all others," if lit else ""
     return [f"{text}{100 * share:.0f} % of the images{those} pass through observational realism. {about.training}"]
 
