@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 
 from ..image.preprocess import opened
 
@@ -17,6 +18,7 @@ PICTURE_PIXELS = 64
 
 _COARSE = 32  # pixels on a side of what the principal components are made of
 _SKY = 0.12  # stretched light below this is sky or noise
+_STRUCTURE = (1.0, 5.0)  # standard deviations in pixels between which light counts as structure
 
 #: What `align` tries: degrees, zoom, and the largest shift in pixels.
 _TURNS, _ZOOMS, _SHIFT = (-16.0, -8.0, 0.0, 8.0, 16.0), (0.87, 1.0, 1.15), 6
@@ -86,7 +88,8 @@ def align(query: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Returns
     -------
-    agreement : (K,) correlation with the query, at best 1.
+    agreement : (K,) with the query, at best 1: the mean correlation of the light and of its structure, which is what a
+        person looks at, and of which light has little.
     aligned : (K, 64, 64).
     """
     n = PICTURE_PIXELS
@@ -111,7 +114,17 @@ def align(query: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarr
         y0, x0 = (int(d) - n if d > n // 2 else int(d) for d in (dy[k], dx[k]))
         (to_y, from_y), (to_x, from_x) = _overlap(y0, n), _overlap(x0, n)
         aligned[k, to_y, to_x] = turned[k, change[k], from_y, from_x]
-    return agreement.numpy(), aligned.numpy()
+    aligned = aligned.numpy()
+    ours, theirs = _structure(np.asarray(query, np.float32)[None]), _structure(aligned)
+    alike = (ours * theirs).sum(axis=(1, 2)) / np.sqrt((ours**2).sum() * (theirs**2).sum(axis=(1, 2)) + 1e-9)
+    return (agreement.numpy() + alike) / 2, aligned
+
+
+def _structure(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (K, n, n) less what is around each pixel, less their mean: arms, tails and nuclei."""
+    fine, coarse = (gaussian_filter(pictures, (0, sigma, sigma)) for sigma in _STRUCTURE)
+    detail = fine - coarse
+    return detail - detail.mean(axis=(1, 2), keepdims=True)
 
 
 def _overlap(shift: int, n: int) -> tuple[slice, slice]:
