@@ -435,7 +435,7 @@ def index(model: Annotated[Path, typer.Option("--model")],
     """
     from .data.joined import open_data
     from .models.weights import load_weights
-    from .search.build import build_library, calibrate, keep_library
+    from .search.build import build_library, calibrate, keep_library, library_images
     from .search.library import Library
 
     kept = None if references is None else Library(references)
@@ -453,8 +453,7 @@ def index(model: Annotated[Path, typer.Option("--model")],
     if kept is not None:
         n = keep_library(model, kept, data, output / "library.h5")
     else:
-        dataset = open_data(data)
-        with progress("index", min(n_images, int((dataset.is_encounter & dataset.shines_by_mass).sum()))) as advance:
+        with progress("index", min(n_images, len(library_images(open_data(data))))) as advance:
             n = build_library(model, data, output / "library.h5", n_images, advance)
     say(f"library: {output / 'library.h5'}, {n} images")
     _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,

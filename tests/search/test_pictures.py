@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from deepgalaxy.search.pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
+from deepgalaxy.search.pictures import PICTURE_PIXELS, PictureBasis, align, flipped, structure_agreement, tidy
 
 
 def blobs(n, seed=0, size=PICTURE_PIXELS):
@@ -36,30 +36,39 @@ def test_a_moved_picture_is_laid_back(degrees, zoom, shift):
     np.testing.assert_allclose(aligned[0], picture, atol=0.2)
 
 
-def test_agreement_is_the_mean_correlation_of_light_and_structure_and_at_most_one():
+def test_agreement_is_the_correlation_and_at_most_one():
     pictures = blobs(12)
     agreement, aligned = align(pictures[0], pictures)
     assert agreement[0] == pytest.approx(1, abs=1e-5) and agreement.max() <= 1 + 1e-5
+    for one, picture, original in zip(agreement, aligned, pictures, strict=True):
+        assert one == pytest.approx(np.corrcoef(picture.ravel(), pictures[0].ravel())[0, 1], abs=0.03)
+        assert one >= np.corrcoef(original.ravel(), pictures[0].ravel())[0, 1] - 1e-5
+
+
+def test_structure_is_what_lies_between_two_scales():
+    pictures = blobs(12)
 
     def structure(picture):
-        return gaussian_filter(picture, 1) - gaussian_filter(picture, 5)
+        return (gaussian_filter(picture, 1) - gaussian_filter(picture, 5)).ravel()
 
-    for one, picture in zip(agreement, aligned, strict=True):
-        light, fine = (np.corrcoef(f(picture).ravel(), f(pictures[0]).ravel())[0, 1] for f in (np.array, structure))
-        assert one == pytest.approx((light + fine) / 2, abs=0.03)
+    expected = [np.corrcoef(structure(picture), structure(pictures[0]))[0, 1] for picture in pictures]
+    np.testing.assert_allclose(structure_agreement(pictures[0], pictures), expected, atol=1e-4)
+    assert np.isfinite(structure_agreement(pictures[0], np.zeros((2, 64, 64), np.float32))).all()
 
 
-def test_arms_count_for_more_than_the_disc_they_lie_in():
-    """A disc without arms correlates with a spiral's light nearly as well as the same spiral in a larger disc does."""
+def test_arms_are_seen_in_the_structure_and_not_in_the_light():
+    """A disc without arms is as good as the same spiral in a larger disc, by their light."""
     y, x = np.mgrid[-32:32, -32:32] + 0.5
     r, phi = np.hypot(x, y), np.arctan2(y, x)
 
     def galaxy(scale, arms):
         return (np.exp(-r / scale) * (1 + arms * np.cos(2 * phi - 3 * np.log(r)) * (r > 4))).astype(np.float32)
 
-    spiral, disc, larger = galaxy(8, 0.8), galaxy(8, 0), galaxy(11, 0.8)
-    agreement, _ = align(spiral, np.stack([disc, larger]))
-    assert agreement[1] > agreement[0] + 0.05
+    spiral, others = galaxy(8, 0.8), np.stack([galaxy(8, 0), galaxy(11, 0.8)])
+    light, laid = align(spiral, others)
+    structure = structure_agreement(spiral, laid)
+    assert structure[1] > structure[0] + 0.1
+    assert structure[1] - structure[0] > 2 * (light[1] - light[0])
 
 
 def test_nothing_wraps_around_the_border():

@@ -63,13 +63,11 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
         line about an encounter that is left out because its file is damaged or its worker died.
     """
     files = encounter_files(folder, path)
-    if config.n_undisturbed and labels_file(folder) is not None:
-        raise DatasetError(f"n_undisturbed = {config.n_undisturbed}: needs encounters of 'deepgalaxy simulate', which "
-                           "say what star is of which galaxy; leave it out for snapshots of your own")
+    for name, plain in (("n_undisturbed", 0), ("light", "mass")):
+        if (value := getattr(config, name)) != plain and labels_file(folder) is not None:
+            raise DatasetError(f"{name} = {value}: needs encounters of 'deepgalaxy simulate', which say what star is "
+                               "of which galaxy; leave it out for snapshots of your own")
     made_by = _made_by(folder, config)
-    if config.light != "mass" and labels_file(folder) is not None:
-        raise DatasetError(f"light = {config.light}: needs encounters of 'deepgalaxy simulate', which say what star is "
-                           "of which galaxy; leave it out for snapshots of your own")
     # A picture of an encounter comes with those of its galaxies alone.
     wanted = {"-".join([file.stem, *kind]): (file, kind) for file in files for kind in _kinds(config)}
     held = _finished(Path(path), made_by)

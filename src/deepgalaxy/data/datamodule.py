@@ -31,21 +31,21 @@ class EncounterImages(TorchDataset):
 
     def __init__(self, dataset: Dataset, indices: np.ndarray, skip_bad: bool = False):
         self.dataset, self.indices, self.skip_bad = dataset, np.asarray(indices), skip_bad
-        n_cameras = int(dataset.camera.max()) + 1
+        n_cameras, self.shines_by_mass = int(dataset.camera.max()) + 1, dataset.shines_by_mass
         self.labels = {label.name: dataset.labels[label.column].astype(np.float32) for label in LABELS}
         self.labels["stage"] = dataset.labels["stage"]
-        self.labels["shines_by_mass"] = dataset.shines_by_mass
         self.labels["time_camera"] = (dataset.snapshot * n_cameras + dataset.camera).astype(np.int64)
 
     def __len__(self):
         return len(self.indices)
 
     def __getitems__(self, positions):
-        """One whole batch: image (B, H, W), pixel_scale (B,), index (B,) and the labels (B,)."""
+        """One whole batch: image (B, H, W), pixel_scale, index, shines_by_mass (B,) and the labels (B,)."""
         index, images = self._sound(self.indices[np.asarray(positions)])
         batch = {"image": torch.from_numpy(images),
                  "pixel_scale": torch.from_numpy(self.dataset.labels["pixel_scale"][index].astype(np.float32)),
-                 "index": torch.from_numpy(index.astype(np.int64))}
+                 "index": torch.from_numpy(index.astype(np.int64)),
+                 "shines_by_mass": torch.from_numpy(self.shines_by_mass[index])}
         batch.update({name: torch.from_numpy(values[index]) for name, values in self.labels.items()})
         return batch
 

@@ -21,7 +21,7 @@ from ..training.fit import TrainConfig, split
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, rewrite_library, write_library
 
-__all__ = ["calibrate", "build_library", "keep_library", "not_trained_on"]
+__all__ = ["calibrate", "build_library", "keep_library", "library_images", "not_trained_on"]
 
 
 def _held_out(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
@@ -60,6 +60,11 @@ def not_trained_on(weights: Weights, dataset: Dataset | JoinedDataset) -> np.nda
     return new
 
 
+def library_images(dataset: Dataset | JoinedDataset) -> np.ndarray:
+    """Indices of the images that a library may hold: encounters as they were simulated."""
+    return np.flatnonzero(dataset.is_encounter & dataset.shines_by_mass)
+
+
 def _spread(indices: np.ndarray, n: int) -> np.ndarray:
     """At most n of the indices, chosen at random but always the same ones."""
     return np.sort(np.random.default_rng(0).permutation(indices)[:n])
@@ -92,7 +97,7 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     Encounters held out of training are in it too: it is a set of references, and the more the better.
     """
     weights, dataset = load_weights(model), open_data(data)
-    chosen = _spread(np.flatnonzero(dataset.is_encounter & dataset.shines_by_mass), n_images)
+    chosen = _spread(library_images(dataset), n_images)
     of, model = weights.learnt, weights.model
     z, z_told, thumbnails = [], [], []
     for start in range(0, len(chosen), 128):

@@ -19,7 +19,7 @@ from ..files import open_sealed, read_arrays, sealed_hdf5
 from ..inference.story import Match
 from ..labels import LABELS
 from .index import LatentIndex
-from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, tidy
+from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, structure_agreement, tidy
 
 __all__ = ["Library", "encode_thumbnail", "rewrite_library", "write_library"]
 
@@ -317,7 +317,8 @@ class Library:
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
         whole library. They are ranked by their latent distance, relative to how crowded the library is around them,
-        by how well the pictures agree when they are laid on each other, and by whether the answers agree with them.
+        by how well light and structure agree when pictures are laid on each other, and by whether the answers agree
+        with them.
 
         Parameters
         ----------
@@ -337,7 +338,8 @@ class Library:
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
         # Mirrored back, all are laid on the image itself.
-        alike, _ = align(query[0], np.stack([tidy(picture) for picture in pictures]))
+        alike, laid = align(query[0], np.stack([tidy(picture) for picture in pictures]))
+        alike = (alike + structure_agreement(query[0], laid)) / 2
         _, shown = align(query[0], pictures)
         best: dict[int, tuple] = {}
         for (view, row), one, picture in zip(pool, alike, shown, strict=True):

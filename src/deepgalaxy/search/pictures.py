@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..image.preprocess import opened
 
-__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "flipped", "tidy"]
+__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "flipped", "structure_agreement", "tidy"]
 
 PICTURE_PIXELS = 64
 
@@ -88,8 +88,7 @@ def align(query: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Returns
     -------
-    agreement : (K,) with the query, at best 1: the mean correlation of the light and of its structure, which is what a
-        person looks at, and of which light has little.
+    agreement : (K,) correlation with the query, at best 1.
     aligned : (K, 64, 64).
     """
     n = PICTURE_PIXELS
@@ -114,17 +113,22 @@ def align(query: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarr
         y0, x0 = (int(d) - n if d > n // 2 else int(d) for d in (dy[k], dx[k]))
         (to_y, from_y), (to_x, from_x) = _overlap(y0, n), _overlap(x0, n)
         aligned[k, to_y, to_x] = turned[k, change[k], from_y, from_x]
-    aligned = aligned.numpy()
-    ours, theirs = _structure(np.asarray(query, np.float32)[None]), _structure(aligned)
-    alike = (ours * theirs).sum(axis=(1, 2)) / np.sqrt((ours**2).sum() * (theirs**2).sum(axis=(1, 2)) + 1e-9)
-    return (agreement.numpy() + alike) / 2, aligned
+    return agreement.numpy(), aligned.numpy()
+
+
+def structure_agreement(query: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Correlation (K,) of the structure of aligned pictures (K, n, n) with that of the query (n, n), at best 1.
+
+    Arms, tails and nuclei are what a person looks at; the correlation of light is mostly that of where there is any.
+    """
+    ours, theirs = _structure(query[None]), _structure(pictures)
+    return (ours * theirs).mean(axis=(1, 2)) / np.maximum(ours.std() * theirs.std(axis=(1, 2)), 1e-9)
 
 
 def _structure(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (K, n, n) less what is around each pixel, less their mean: arms, tails and nuclei."""
+    """Pictures (K, n, n) less what is around each pixel, less their mean."""
     fine, coarse = (gaussian_filter(pictures, (0, sigma, sigma)) for sigma in _STRUCTURE)
-    detail = fine - coarse
-    return detail - detail.mean(axis=(1, 2), keepdims=True)
+    return fine - coarse - (fine - coarse).mean(axis=(1, 2), keepdims=True)
 
 
 def _overlap(shift: int, n: int) -> tuple[slice, slice]:

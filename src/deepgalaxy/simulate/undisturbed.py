@@ -79,10 +79,10 @@ class Undisturbed:
     def stars(self, t: int) -> tuple[np.ndarray, np.ndarray, None]:
         """Positions (N, 3) in kpc, masses (N,) in Msun and no smoothing lengths of one system."""
         e, snapshot = self.encounter, self._snapshot(t)
-        parts = [(e.positions[snapshot][e.galaxy == k].astype(float), e.masses[e.galaxy == k]) for k in (0, 1)]
+        parts = [(e.positions[snapshot][e.galaxy == k].astype(float), e.masses[e.galaxy == k]) for k in self._shown(t)]
         parts = [(x - np.median(x, axis=0), m) for x, m in parts]
-        if self.kind == "single":
-            return *parts[t % 2], None
+        if len(parts) == 1:
+            return *parts[0], None
         rng = np.random.default_rng([zlib.crc32(self.name.encode()), t])
         (x, m), (x2, m2) = parts
         # Another time and place would show it from another side.
@@ -95,8 +95,12 @@ class Undisturbed:
     def members(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Galaxy (N,) and component (N,) of these stars."""
         e = self.encounter
-        galaxies = (t % 2,) if self.kind == "single" else (0, 1)
-        return tuple(np.concatenate([values[e.galaxy == k] for k in galaxies]) for values in (e.galaxy, e.component))
+        order = np.concatenate([np.flatnonzero(e.galaxy == k) for k in self._shown(t)])
+        return e.galaxy[order], e.component[order]
+
+    def _shown(self, t: int) -> tuple[int, ...]:
+        """Of the encounter's galaxies."""
+        return (t % 2,) if self.kind == "single" else (0, 1)
 
     def _snapshot(self, t: int) -> int:
         time = self.encounter.time

@@ -35,7 +35,7 @@ class Features(TorchDataset):
         for start in range(0, len(images), 64):
             batch = images.__getitems__(range(start, min(start + 64, len(images))))
             light = light_from_stored(batch.pop("image"), logarithmic)
-            pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
+            pixel_scale, index, _ = (batch.pop(name) for name in ("pixel_scale", "index", "shines_by_mass"))
             seen = observe_frames(light, pixel_scale, image_seeds(0, 0, index), None, framing=framing)
             scale, batch[FRAME_SIDE.name] = told_or_asked(seen.scale, torch.tensor(scale_known))
             with torch.no_grad():

@@ -99,11 +99,10 @@ class TrainingModule(lightning.LightningModule):
         if training:
             # Dropout and sampling restart from the step's own number, so that a resumed run repeats itself.
             torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFFFFFFFFFF)
-        by_mass = batch.pop("shines_by_mass")
         if "features" in batch:
             return {"features": batch.pop("features"), "labels": batch}
         light = light_from_stored(batch.pop("image"), self.logarithmic)
-        pixel_scale, index = batch.pop("pixel_scale"), batch.pop("index")
+        pixel_scale, index, by_mass = (batch.pop(name) for name in ("pixel_scale", "index", "shines_by_mass"))
         if training:
             n_decoded = max(1, int(self.loss.decoded_share * len(light)))
             # Clean pictures are those whose light follows mass.
