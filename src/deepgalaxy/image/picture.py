@@ -20,7 +20,8 @@ MAX_ASPECT = 20
 DISPLAY_SIDE = 512          # px
 _PADDING = 0.01             # of all pixels: from there on a region of one value at a corner is padding
 _SKY = 0.75                 # of all pixels: above it, it is the sky that was cut off
-_RIM = 4                    # px beside padding that tell the sky
+_RIM = 4                    # px beyond the blocks beside padding that tell the sky
+_BLOCK = 8                  # px of a block of a JPEG
 
 
 @dataclass
@@ -105,12 +106,12 @@ def _fill_holes(pixels, mask, flags):
 
 
 def _fill_padding(pixels, mask, flags):
-    """Where one value fills a corner, as beside a rotated picture or a mosaic, put the sky that lies next to it.
+    """Where one value fills a corner, as beside a rotated picture or a mosaic, put the sky that lies near it.
 
-    Filled, and not masked: of a picture whose sky was cut off at black this may be the sky, and what lies next is
+    Filled, and not masked: of a picture whose sky was cut off at black this may be the sky, and what lies near is
     nearly black too.
     """
-    from scipy.ndimage import binary_dilation, binary_erosion, label
+    from scipy.ndimage import binary_erosion, distance_transform_cdt, label
 
     regions = []
     for value in {float(pixels[y, x]) for y in (0, -1) for x in (0, -1) if not mask[y, x]}:
@@ -130,14 +131,19 @@ def _fill_padding(pixels, mask, flags):
         return
     filled = 0
     for region in regions:
-        beside = pixels[binary_dilation(region, iterations=_RIM) & ~padded & ~mask]
+        # JPEG smears the padding's rim over its blocks.
+        away = distance_transform_cdt(~region, "chessboard")
+        beside = pixels[(away > _BLOCK) & (away <= _BLOCK + _RIM) & ~padded & ~mask]
         levels = np.unique(beside)
         if len(levels) < 2:
             continue
         sky = np.median(beside)
         noise, level = np.median(np.abs(beside - sky)), np.diff(levels).min()
         # One level beside another is a smooth sky in few of them.
-        if abs(sky - pixels[region][0]) > max(0.5 * noise, 1.5 * level):
+        value = pixels[region][0]
+        if abs(sky - value) > max(0.5 * noise, 1.5 * level):
+            alike = np.abs(pixels - value) < np.abs(pixels - sky)
+            region |= alike & (away <= _BLOCK) & ~mask
             pixels[region] = sky
             filled += region.sum()
     if filled:
