@@ -812,7 +812,7 @@ def test_real_images_are_read():
         if path.name == "sdss_arp_318.jpg":  # at the edge of the survey's field: black below
             assert ["padding" in flag for flag in picture.flags] == [True]
             filled = ~np.isclose(picture.pixels, grey, rtol=1e-5, atol=1e-5)
-            assert (grey[filled] < 0.5 * picture.pixels[filled] + 1e-3).all()  # the black, and what JPEG made of its rim
+            assert (grey[filled] < 0.5 * picture.pixels[filled] + 1e-3).all()  # black, and its rim in the JPEG
             picture.pixels[filled] = grey[filled]
         else:
             assert picture.flags == []

@@ -14,7 +14,7 @@ from deepgalaxy.inference.predictor import Predictor, load
 from deepgalaxy.labels import LABELS
 from deepgalaxy.search.index import LatentIndex
 from deepgalaxy.search.library import Library, encode_thumbnail, rewrite_library, write_library
-from deepgalaxy.search.pictures import PICTURE_PIXELS
+from deepgalaxy.search.pictures import PICTURE_PIXELS, tidy
 
 N, N_ENCOUNTERS, D = 90, 9, 5
 
@@ -393,6 +393,22 @@ def test_a_mirrored_library_image_finds_itself_mirrored_back(plain, tiny_dataset
         thumbnail = best.thumbnail.reshape(16, 4, 16, 4).mean(axis=(1, 3)).ravel()
         assert np.corrcoef(thumbnail, reduced(story.frame))[0, 1] > 0.98
         assert [m.encounter for m in story.matches] == list(dict.fromkeys(m.encounter for m in story.matches))
+
+
+@pytest.mark.parametrize("power", [1, 1.25, 1.5])
+def test_a_stretched_library_image_finds_itself_in_its_own_brightnesses(plain, power):
+    library = plain.library
+    for row in (18, 88, 116):
+        frame = library.thumbnail(row)[None] ** power
+        [best] = library.matches(library.arrays["z"][row][None].astype(np.float32), frame, k=1, picture_weight=1.0)
+        assert best.row == row
+        np.testing.assert_allclose(np.sort(best.thumbnail, axis=None), np.sort(tidy(frame[0]), axis=None), atol=0.05)
+
+
+def test_a_picture_without_light_gets_look_alikes_that_can_be_seen(plain):
+    library = plain.library
+    matches = library.matches(library.arrays["z"][:1].astype(np.float32), np.zeros((1, 112, 112), np.float32), k=3)
+    assert len(matches) == 3 and all(match.thumbnail.max() > 0.5 for match in matches)
 
 
 def test_images_like_the_library_are_more_familiar_than_noise(plain, tiny_dataset):

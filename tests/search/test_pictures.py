@@ -6,7 +6,17 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from deepgalaxy.search.pictures import PICTURE_PIXELS, PictureBasis, align, flipped, structure_agreement, tidy
+from deepgalaxy.search.pictures import (
+    PICTURE_PIXELS,
+    PictureBasis,
+    align,
+    at_contrast,
+    disc_contrast,
+    flipped,
+    lit_share,
+    structure_agreement,
+    tidy,
+)
 
 
 def blobs(n, seed=0, size=PICTURE_PIXELS):
@@ -85,9 +95,37 @@ def test_products_of_projections_are_correlations():
     basis = PictureBasis.of(pictures)
     new = blobs(40, seed=9)
     p = basis.project(new)
-    coarse = new.reshape(40, 32, 2, 32, 2).mean(axis=(2, 4)).reshape(40, -1)
+    coarse = at_contrast(new, disc_contrast(0.7)).reshape(40, 32, 2, 32, 2).mean(axis=(2, 4)).reshape(40, -1)
     np.testing.assert_allclose(p @ p.T, np.corrcoef(coarse), atol=0.06)
     np.testing.assert_allclose(basis.components @ basis.components.T, np.eye(len(basis.components)), atol=1e-5)
+
+
+def test_a_stretch_changes_no_contrast():
+    pictures = np.where(blobs(6) > 0.1, blobs(6), 0)
+    for stretched in (pictures**0.5, pictures**2, 0.3 * pictures):
+        for contrast in (disc_contrast(0.3), np.sort(pictures[0], axis=None)):
+            np.testing.assert_allclose(at_contrast(stretched, contrast), at_contrast(pictures, contrast), atol=0.03)
+
+
+def test_in_its_own_contrast_a_picture_stays_what_it_is():
+    for picture in blobs(3):
+        np.testing.assert_allclose(at_contrast(picture[None], np.sort(picture, axis=None))[0], picture, atol=2e-3)
+
+
+def test_an_exponential_disc_has_the_contrast_of_one():
+    """Its logarithm falls linearly with radius: a cone, whose lit share is that of its circle."""
+    y, x = np.mgrid[-32:32, -32:32] + 0.5
+    for radius in (12, 20, 28):
+        cone = np.maximum(0, 1 - np.hypot(x, y) / radius).astype(np.float32)
+        share = np.pi * radius**2 / PICTURE_PIXELS**2
+        assert lit_share(cone) == pytest.approx(share, rel=0.06)
+        np.testing.assert_allclose(np.sort(cone, axis=None), disc_contrast(share), atol=0.04)
+
+
+def test_a_stretched_picture_projects_to_the_same_components():
+    pictures = np.where(blobs(100) > 0.1, blobs(100), 0)
+    basis = PictureBasis.of(pictures)
+    np.testing.assert_allclose(basis.project(pictures[:20] ** 1.6), basis.project(pictures[:20]), atol=0.03)
 
 
 def test_mirror_images_are_their_own_inverse():

@@ -24,7 +24,8 @@ class Match:
     size_ratio: float
     view: float  #: angle of the orbital plane to the sky, degrees
     distance: float  #: in the latent space, in units of the library's median distance to the ten nearest
-    thumbnail: np.ndarray = field(repr=False, default=None)  #: (P, P) float32 0..1, y upwards, turned as the query
+    #: (P, P) float32 0..1, y upwards, turned and stretched as the query
+    thumbnail: np.ndarray = field(repr=False, default=None)
     row: int = field(repr=False, default=-1)  #: of the library
 
     def to_dict(self) -> dict:

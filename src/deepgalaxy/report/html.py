@@ -462,7 +462,7 @@ themselves; drag to turn it.</figcaption>
 <div><div class="head"><span>{{ p.label.title }}</span><b>{{ value(p) }}</b></div>{{ p.curve }}</div>
 {% endfor %}
 </div>
-<h3>Best matches in the library <small>· {{ distance }}</small></h3>
+<h3>Best matches in the library <small>· turned as the picture is, in its brightnesses; {{ distance }}</small></h3>
 {% if e.matches %}
 <div class="matches">
 {% for m in e.matches %}

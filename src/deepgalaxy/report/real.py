@@ -124,7 +124,7 @@ differ among themselves by a factor of two.</li>
 <li>The masses. Where none is given, a system is taken to weigh what the simulated ones do within 0.3 dex, and our
 intervals are wider for it.</li>
 <li>Whether a look-alike is a good one. That is for you to judge: the picture is on the left, the three best matches on
-the right, turned as it is, with their time and mass ratio.</li>
+the right, turned as it is and in its brightnesses, with their time and mass ratio.</li>
 {% for row in outside %}
 <li>{{ printable(row.name) }}: published {{ "%.0f"|format(row.published_time) }} Myr, ours
 {{ "%.0f"|format(row.time.p05) }} to {{ "%.0f"|format(row.time.p95) }} Myr (90 %). One of

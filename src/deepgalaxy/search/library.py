@@ -19,11 +19,21 @@ from ..files import open_sealed, read_arrays, sealed_hdf5
 from ..inference.story import Match
 from ..labels import LABELS
 from .index import LatentIndex
-from .pictures import PICTURE_PIXELS, PictureBasis, align, flipped, structure_agreement, tidy
+from .pictures import (
+    PICTURE_PIXELS,
+    PictureBasis,
+    align,
+    at_contrast,
+    disc_contrast,
+    flipped,
+    lit_share,
+    structure_agreement,
+    tidy,
+)
 
 __all__ = ["Library", "encode_thumbnail", "rewrite_library", "write_library"]
 
-FORMAT, FORMAT_VERSION = "deepgalaxy-library", 3
+FORMAT, FORMAT_VERSION = "deepgalaxy-library", 4  # 4: pictures are compared at one contrast
 _LABELS = ("time", "mass_ratio", "size_ratio", "view_inclination")
 _ARRAYS = ("z", "metric", "encounter", "snapshot", "camera", "local_distance", "thumbnails",
            "usual_features", "feature_metric", "unseen_distances",
@@ -36,6 +46,9 @@ _MAX_CONFIG = 1 << 16  # bytes of each
 
 #: Candidates that are compared picture by picture, turned and shifted.
 _COMPARED = 48
+
+#: Of structure beside light, where pictures are laid on each other.
+_STRUCTURE_WEIGHT = 0.3
 
 
 def encode_thumbnail(frame: np.ndarray) -> bytes:
@@ -313,7 +326,7 @@ class Library:
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
                 posterior_weight: float = 0.1) -> list[Match]:
-        """The k best look-alikes, from k different encounters, turned as the query is.
+        """The k best look-alikes, from k different encounters, turned and stretched as the query is.
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
         whole library. They are ranked by their latent distance, relative to how crowded the library is around them,
@@ -337,20 +350,24 @@ class Library:
         score = _score(relative, agreement, picture_weight) + unlikely
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
-        # Mirrored back, all are laid on the image itself.
-        alike, laid = align(query[0], np.stack([tidy(picture) for picture in pictures]))
-        alike = (alike + structure_agreement(query[0], laid)) / 2
-        _, shown = align(query[0], pictures)
+        # Mirrored back, all are laid on the image itself, at one contrast, as much of them lit as of the image.
+        contrast = disc_contrast(lit_share(query[0]))
+        own = at_contrast(query[:1], contrast)[0]
+        light, laid = align(own, at_contrast(np.stack([tidy(picture) for picture in pictures]), contrast))
+        alike = (1 - _STRUCTURE_WEIGHT) * light + _STRUCTURE_WEIGHT * structure_agreement(own, laid)
         best: dict[int, tuple] = {}
-        for (view, row), one, picture in zip(pool, alike, shown, strict=True):
-            fit = _score(relative[view, row], one, picture_weight) + unlikely[row]
-            entry = (fit, row, float(distance[view, row]), picture)
+        for n, ((view, row), one) in enumerate(zip(pool, alike, strict=True)):
+            entry = (_score(relative[view, row], one, picture_weight) + unlikely[row], n)
             key = int(self.encounter[row])
-            if key not in best or entry[0] < best[key][0]:
+            if key not in best or entry < best[key]:
                 best[key] = entry
+        ranked = [n for _, n in sorted(best.values())[:k]]
+        # They are shown in the brightnesses of the image, if it has any.
+        brightnesses = np.sort(query[0], axis=None) if query[0].any() else contrast
+        _, shown = align(query[0], at_contrast(pictures[ranked], brightnesses))
         typical = max(float(np.median(self._local)), 1e-6)
-        ranked = sorted(best.values(), key=lambda entry: entry[0])[:k]
-        return [self._match(row, distance / typical, picture) for _, row, distance, picture in ranked]
+        return [self._match(row, float(distance[view, row]) / typical, picture)
+                for (view, row), picture in zip((pool[n] for n in ranked), shown, strict=True)]
 
     def _candidates(self, distance, agreement, score, n, k, picture_weight) -> list[tuple[int, int]]:
         """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least.

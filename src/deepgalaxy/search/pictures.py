@@ -1,6 +1,7 @@
 """Pictures compared with each other: fast over the whole library, and carefully for the few that remain.
 
-All pictures are 64 x 64, 0..1, y upwards, of the frame as the model sees it.
+All pictures are 64 x 64, 0..1, y upwards, of the frame as the model sees it. How deep a photograph is and how it was
+stretched says nothing about the galaxies: pictures are compared at one contrast.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from scipy.ndimage import gaussian_filter
 
 from ..image.preprocess import opened
 
-__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "flipped", "structure_agreement", "tidy"]
+__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share",
+           "structure_agreement", "tidy"]
 
 PICTURE_PIXELS = 64
 
 _COARSE = 32  # pixels on a side of what the principal components are made of
 _SKY = 0.12  # stretched light below this is sky or noise
+_LIT = 0.02  # of a tidy picture above this is lit
+_LEVELS = 1024  # of brightness that are told apart
+_SHARE = 0.7  # lit share at which the whole library is compared
 _STRUCTURE = (1.0, 5.0)  # standard deviations in pixels between which light counts as structure
 
 #: What `align` tries: degrees, zoom, and the largest shift in pixels.
@@ -32,6 +37,32 @@ def tidy(frame: np.ndarray) -> np.ndarray:
     return ((x - _SKY) / (1 - _SKY)).clamp(0, 1)[0, 0].numpy()
 
 
+def lit_share(picture: np.ndarray) -> float:
+    """Share of a tidy picture that is lit, 0.05 to 0.9."""
+    return float(np.clip((picture > _LIT).mean(), 0.05, 0.9))
+
+
+def disc_contrast(share: float) -> np.ndarray:
+    """Brightnesses (4096,), from dark to bright, of a disc that fills a share of its picture.
+
+    An exponential disc, stretched by a logarithm: from the middle outwards brightness falls with the square root of the
+    area within. Library pictures are like that in the mean, to 0.04, their brightest tenth to 0.13.
+    """
+    brighter = 1 - (np.arange(PICTURE_PIXELS**2) + 0.5) / PICTURE_PIXELS**2
+    return np.maximum(0, 1 - np.sqrt(brighter / share)).astype(np.float32)
+
+
+def at_contrast(pictures: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    """Pictures (K, n, n) in other brightnesses (M,), sorted: what is brighter stays brighter."""
+    ranks = (np.arange(len(contrast)) + 0.5) / len(contrast)
+    out = np.empty(np.shape(pictures), np.float32)
+    for picture, into in zip(pictures, out, strict=True):
+        level = np.rint(np.clip(picture, 0, 1) * (_LEVELS - 1)).astype(np.int32)
+        count = np.bincount(level.ravel(), minlength=_LEVELS)
+        into[:] = np.interp((np.cumsum(count) - count / 2) / level.size, ranks, contrast)[level]
+    return out
+
+
 def flipped(picture: np.ndarray, view: int) -> np.ndarray:
     """The mirror image of a picture (..., n, n): views count as those of `posterior.views_of` do."""
     if view % 4 in (1, 3):
@@ -42,7 +73,7 @@ def flipped(picture: np.ndarray, view: int) -> np.ndarray:
 
 
 class PictureBasis:
-    """Principal components of pictures, in which a scalar product is nearly their correlation.
+    """Principal components of pictures at one contrast, in which a scalar product is nearly their correlation.
 
     Parameters
     ----------
@@ -69,9 +100,9 @@ class PictureBasis:
 
 
 def _coarse(pictures) -> np.ndarray:
-    """(N, 64, 64) -> (N, 1024): softened, standardised, of length 1."""
+    """(N, 64, 64) -> (N, 1024): at one contrast, softened, standardised, of length 1."""
     n = PICTURE_PIXELS // _COARSE
-    cells = np.asarray(pictures, np.float32).reshape(-1, _COARSE, n, _COARSE, n)
+    cells = at_contrast(pictures, disc_contrast(_SHARE)).reshape(-1, _COARSE, n, _COARSE, n)
     flat = cells.mean(axis=(2, 4)).reshape(-1, _COARSE**2)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
