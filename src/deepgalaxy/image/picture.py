@@ -131,9 +131,10 @@ def _fill_padding(pixels, mask, flags):
         return
     filled = 0
     for region in regions:
-        # JPEG smears the padding's rim over its blocks.
+        # JPEG smears the rim of a white margin over its blocks; beside black ones a galaxy may fade.
+        smeared = _BLOCK if np.median(pixels[region]) > np.median(pixels[~padded]) else 0
         away = distance_transform_cdt(~region, "chessboard")
-        beside = pixels[(away > _BLOCK) & (away <= _BLOCK + _RIM) & ~padded & ~mask]
+        beside = pixels[(away > smeared) & (away <= smeared + _RIM) & ~padded & ~mask]
         levels = np.unique(beside)
         if len(levels) < 2:
             continue
@@ -143,7 +144,7 @@ def _fill_padding(pixels, mask, flags):
         value = pixels[region][0]
         if abs(sky - value) > max(0.5 * noise, 1.5 * level):
             alike = np.abs(pixels - value) < np.abs(pixels - sky)
-            region |= alike & (away <= _BLOCK) & ~mask
+            region |= alike & (away <= smeared) & ~mask
             pixels[region] = sky
             filled += region.sum()
     if filled:
