@@ -129,10 +129,12 @@ def _fill_padding(pixels, mask, flags):
     padded = np.logical_or.reduce(regions)
     if padded.mean() > _SKY:
         return
-    filled = 0
+    filled, bright = 0, np.median(pixels[~padded]) + 0.5 * np.ptp(pixels)
     for region in regions:
-        # JPEG smears the rim of a white margin over its blocks; beside black ones a galaxy may fade.
-        smeared = _BLOCK if np.median(pixels[region]) > np.median(pixels[~padded]) else 0
+        value = pixels[region][0]
+        # JPEG smears the rim of a white margin over its blocks. Into black a galaxy may fade, and into the white of a
+        # negative: there is nothing to be gained from further away.
+        smeared = _BLOCK if value > bright else 0
         away = distance_transform_cdt(~region, "chessboard")
         beside = pixels[(away > smeared) & (away <= smeared + _RIM) & ~padded & ~mask]
         levels = np.unique(beside)
@@ -141,10 +143,8 @@ def _fill_padding(pixels, mask, flags):
         sky = np.median(beside)
         noise, level = np.median(np.abs(beside - sky)), np.diff(levels).min()
         # One level beside another is a smooth sky in few of them.
-        value = pixels[region][0]
         if abs(sky - value) > max(0.5 * noise, 1.5 * level):
-            alike = np.abs(pixels - value) < np.abs(pixels - sky)
-            region |= alike & (away <= smeared) & ~mask
+            region |= (away <= smeared) & ~mask & (np.abs(pixels - value) < np.abs(pixels - sky))
             pixels[region] = sky
             filled += region.sum()
     if filled:
