@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..labels import HEADS, LABELS, STARLIGHT, TIME, UNDISTURBED
+from ..labels import HEADS, LABELS, STARLIGHT, UNDISTURBED
 from ..models.weights import Weights
 from . import coverage_error
 from .evaluation import where
@@ -103,19 +103,24 @@ def _training(weights: Weights, about: About) -> list[str]:
 
 def _figures(weights: Weights, e: dict) -> list[str]:
     (t0, t1), views = e["time_range"], weights.learnt.n_views(8)
-    rows = [(label.name, title, f"{v['median_abs_error']:.3g} {v['unit']}", f"{v['mean_abs_error']:.3g}",
-             f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.1f} %", f"{100 * v['coverage95']:.1f} %",
-             f"{v['rank_test_p']:.2g}")
-            for kind, title in _KINDS.items() for label in HEADS if (v := e.get(kind, {}).get(label.name))]
     light = (" Images with realism are in equal parts of light that follows mass and of other light; the clean ones of "
              "the former." if "realism_by_mass" in e else "")
-    head = "label", "images", "median error", "mean error", "guessing", "68 % covers", "95 % covers", "p"
     return [f"`unseen`: {e['n_encounters']} whole encounters that were not trained on, {e['n_images']:,} images, "
             f"{t0:g} to {t1:g} Myr, frames found by content, {views} mirrored and turned views averaged. "
             '"Guessing" answers with the median of the truth; p is that the ranks of the truths are uniform, with one '
             "image of each encounter at a time (the median of many such draws). Images of one encounter err together: "
             f"a coverage of 68 % is known to at worst {100 * coverage_error(e['n_encounters']):.1f} %.{light}",
-            _table(head, rows), _all_times(e), _familiarity(e), *_robustness(e), _breakdown(e), _neighbours(e)]
+            _labels(e), *_all_times(e), _familiarity(e), *_robustness(e), _breakdown(e), _neighbours(e)]
+
+
+def _labels(e: dict) -> str:
+    """Figures per label and kind of image."""
+    rows = [(label.name, title, f"{v['median_abs_error']:.3g} {v['unit']}", f"{v['mean_abs_error']:.3g}",
+             f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.1f} %", f"{100 * v['coverage95']:.1f} %",
+             f"{v['rank_test_p']:.2g}")
+            for kind, title in _KINDS.items() for label in HEADS if (v := e.get(kind, {}).get(label.name))]
+    head = "label", "images", "median error", "mean error", "guessing", "68 % covers", "95 % covers", "p"
+    return _table(head, rows)
 
 
 def _breakdown(e: dict) -> str:
@@ -131,19 +136,25 @@ def _table(head, rows) -> str:
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
-def _all_times(e: dict) -> str:
+def _all_times(e: dict) -> list[str]:
     everything = e["all_times"]
-    (t0, t1), clean, realism = everything["time_range"], *(everything[kind][TIME.name] for kind in ("clean", "realism"))
-    text = (f"All times, {t0:.0f} to {t1:.0f} Myr ({everything['n_images']:,} images): median error of the time "
-            f"{clean['median_abs_error']:.0f} Myr clean, {realism['median_abs_error']:.0f} Myr with realism. ")
-    joint = [e[kind].get("joint") for kind in ("clean", "realism")]
-    if all(joint):
-        found, chance = ([pair[name] for pair in joint] for name in ("tarp", "tarp_by_chance"))
-        text += (f"TARP of the labels together: {found[0]:.3f} clean, {found[1]:.3f} with realism; of 0, so few "
-                 f"encounters make {chance[0]:.3f} and {chance[1]:.3f} by chance. ")
+    t0, t1 = everything["time_range"]
+    text = _tarp(e)
     if "stage" in e["realism"]:
-        text += f"Right stage with realism: {100 * e['realism']['stage']['accuracy']:.0f} %."
-    return text
+        text += f" Right stage with realism: {100 * e['realism']['stage']['accuracy']:.0f} %."
+    after = (f"The same of all times, {t0:.0f} to {t1:.0f} Myr ({everything['n_images']:,} images). No picture says "
+             "that its time lies in the range above, so that error bars promise for all times: of true times in the "
+             f"range more or fewer may lie within them. {_tarp(everything)}")
+    return [text, after, _labels(everything)]
+
+
+def _tarp(e: dict) -> str:
+    joint = [e[kind].get("joint") for kind in ("clean", "realism")]
+    if not all(joint):
+        return ""
+    found, chance = ([pair[name] for pair in joint] for name in ("tarp", "tarp_by_chance"))
+    return (f"TARP of the labels together: {found[0]:.3f} clean, {found[1]:.3f} with realism; of 0, so few encounters "
+            f"make {chance[0]:.3f} and {chance[1]:.3f} by chance.")
 
 
 def _familiarity(e: dict) -> str:

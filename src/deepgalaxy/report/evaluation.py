@@ -71,8 +71,7 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     """
     folder = make_folder(folder)
     kinds, plots, confusions = [], [], []
-    for kind, title in _KINDS.items():
-        table = result.get(kind) or {}
+    for kind, title, table in _tables(result):
         labels = [label for label in HEADS if label.name in table]
         names = [name for name in _FIGURES if any(name in table[label.name] for label in labels)]
         if labels:
@@ -95,8 +94,8 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
     page = fill(_BODY, f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result, kinds=kinds,
-                plots=plots, others=others, breakdowns=_breakdowns(result), all_times=_all_times(result),
-                labels=LABELS, confusions=confusions, robustness=_robustness(result))
+                plots=plots, others=others, breakdowns=_breakdowns(result), labels=LABELS, confusions=confusions,
+                robustness=_robustness(result))
     return write_file(folder / "evaluation.html", page)
 
 
@@ -105,6 +104,16 @@ def where(row: dict) -> str:
     if "stage" in row:
         return row["stage"]
     return f"{row['low']:g} and more" if row["high"] is None else f"{row['low']:g} to {row['high']:g}"
+
+
+def _tables(result: dict) -> list[tuple[str | None, str, dict]]:
+    """Kind, title and figures per label: in the main range of times, and of all snapshots (no kind)."""
+    tables = [(kind, title, result.get(kind) or {}) for kind, title in _KINDS.items()]
+    if everything := result.get("all_times"):
+        t0, t1 = everything["time_range"]
+        tables += [(None, f"{title}, all times ({t0:.0f} to {t1:.0f} Myr)", everything.get(kind) or {})
+                   for kind, title in _KINDS.items()]
+    return tables
 
 
 def _confusions(result: dict) -> list[tuple[str, np.ndarray, list[str] | None]]:
@@ -168,13 +177,6 @@ def _breakdowns(result: dict) -> list[dict]:
         if rows:
             tables.append({"title": title, "rows": rows})
     return tables
-
-
-def _all_times(result: dict) -> list[tuple]:
-    """Median errors of all snapshots, those outside of the main range too."""
-    table = result.get("all_times") or {}
-    return [(label.title, *(_show(label, "median_abs_error", (table.get(kind) or {}).get(label.name, {}).get(
-        "median_abs_error")) for kind in ("clean", "realism"))) for label in LABELS if table]
 
 
 def evaluation_figure(samples: dict) -> Figure:
@@ -297,20 +299,6 @@ _BODY = """\
 {% else %}
 <p class="muted">No figures per label were given.</p>
 {% endfor %}
-{% if all_times %}
-<h3>All times, {{ "%.0f"|format(result.all_times.time_range[0]) }} to \
-{{ "%.0f"|format(result.all_times.time_range[1]) }} Myr: median |error|</h3>
-<div class="scroll">
-<table>
-<thead><tr><th></th><th>clean</th><th>with realism</th></tr></thead>
-<tbody>
-{% for title, clean, realism in all_times %}
-<tr><td>{{ title }}</td><td class="num">{{ clean }}</td><td class="num">{{ realism }}</td></tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% endif %}
 {% for table in breakdowns %}
 <h3>{{ table.title }}: median |error| with realism</h3>
 <div class="scroll">
