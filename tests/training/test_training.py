@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,8 +214,6 @@ def test_resume_equals_uninterrupted_run(straight, data, tmp_path):
 
 
 def test_damaged_newest_checkpoint_is_passed_over(straight, tmp_path):
-    import shutil
-
     config, path, _ = straight
     shutil.copytree(config.output, tmp_path / "run")
     config = config.model_copy(update={"output": str(tmp_path / "run")})
@@ -576,6 +575,19 @@ def test_heads_alone_are_trained_on_the_features_of_the_rest(straight, data, tmp
         for name, logits in model.classifier.heads(model.classifier.mix(rows["features"])).items():
             torch.testing.assert_close(logits, whole[name], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(rows["time_since_pericentre"], dataset.labels["time"][[5, 2]])
+
+
+def test_heads_alone_go_on_with_the_features_that_they_began_with(straight, data, tmp_path):
+    """Killed, and begun again when the weights that it started from have gone through another training."""
+    shutil.copy(straight[1], tmp_path / "start.safetensors")
+    whole, config = (recipe(data, tmp_path / name, train="heads", framing="whole", loss={"scale_known": 1},
+                            split_seed=straight[0].seed, start_from=str(tmp_path / "start.safetensors"))
+                     for name in ("whole", "run"))
+    path = fit(whole, say=lambda line: None)
+    killed = start(config, "kill")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    shutil.copy(path, tmp_path / "start.safetensors")
+    assert_same(state(path), state(fit(config, say=lambda line: None)))
 
 
 # Mistakes

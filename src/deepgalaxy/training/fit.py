@@ -157,6 +157,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         trained_on |= _begin_with(module, start, config, trained_on, held_out, len(dataset), newest is None)
     if config.train == "heads":
         freeze(module.model)
+        if newest is not None:  # features are of what stays as it is, and that is needed before the trainer loads it
+            _load(module, newest)
         training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic)
     if newest is not None:
         # Loaders with processes of their own begin to read before the trainer says what epoch it is.
@@ -295,9 +297,23 @@ def _run(trainer, module, training, validation, batches, config: TrainConfig, ne
         raise DatasetError(line.removeprefix("deepgalaxy.errors.DatasetError: ")) from None
     except RuntimeError as error:
         if newest is not None and "state_dict" in str(error):
-            raise ModelError(f"{newest}: was trained with another architecture; choose another output or delete "
-                             "its checkpoints") from None
+            raise _another_architecture(newest) from None
         raise
+
+
+def _load(module, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into the module."""
+    import torch
+
+    try:
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"])
+    except RuntimeError:
+        raise _another_architecture(checkpoint) from None
+
+
+def _another_architecture(checkpoint: Path) -> ModelError:
+    return ModelError(f"{checkpoint}: was trained with another architecture; choose another output or delete its "
+                      "checkpoints")
 
 
 @contextmanager
