@@ -25,19 +25,18 @@ ABOUT = About(
     training="""Before, the weights had seen 377,000 images of `core`, 328,000 of `core` and `wide`, 197,000 of
         `wide-3`, 967,000 of `wide-3` and `wide-2`, 1,114,000 of `wide-2` to `wide-5` and, with the second
         backbone, 426,000 of `wide-4` and `wide-5`, 688,000 of these and `wide-6`, 639,000 of `wide-2` to
-        `wide-5` and 786,000 of `wide-3` and `wide-5` (`recipes/shipped_first.yaml` to
-        `shipped_fourteenth.yaml`). In half of the images of the last three parts, light does not follow mass
+        `wide-5` and 360,000 of `wide-3` and `wide-5` (`recipes/shipped_first.yaml` to
+        `shipped_thirteenth.yaml`). In half of the images of the last two parts, light does not follow mass
         (docs/conventions.md, Light). The ninth and tenth part were made on one GPU (NVIDIA H200, 7 minutes,
         3,000 images a second beside other work) from pictures that had been compressed (AVIF, an rms of 0.01 in
         the frames), the eleventh on two cores in an hour, and went on as the mean of the weights before and
-        after it; the last four on two cores in 89, 73, 101 and 40 minutes, in bfloat16. Realism is
-        `src/deepgalaxy/image/realism.py`, in the last part, but for its first 92,000 images, as sharp and as little
-        noisy as in the table below, before softer and noisier.
+        after it; the last three on two cores in 89, 73 and 101 minutes, in bfloat16. Realism is
+        `src/deepgalaxy/image/realism.py`, in the last twelve parts as fine and bright as in the table below.
         `recipes/shipped.sh` makes such weights again, not these to the bit: between the first two parts heads
         were mapped bin by bin onto wider labels (docs/log.md, 2026-11-24).""",
     limits=(
         """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to
-        0.9), by a fault of their design; in the last ten parts one suite goes the other way and has as much
+        0.9), by a fault of their design; in the last nine parts one suite goes the other way and has as much
         weight, or somewhat more (docs/suites.md, What goes with what). In `bars` and `test` nothing goes with
         anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",

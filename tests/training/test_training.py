@@ -702,8 +702,6 @@ def test_output_that_cannot_be_written_is_one_line(data, tmp_path):
 
 def test_finished_training_is_left_as_it_is(straight, data, tmp_path):
     """So that what calibration added to the weights is not lost."""
-    import shutil
-
     config, _, _ = straight
     shutil.copytree(config.output, tmp_path / "run")
     again = config.model_copy(update={"output": str(tmp_path / "run")})
@@ -714,8 +712,6 @@ def test_finished_training_is_left_as_it_is(straight, data, tmp_path):
 
 
 def test_changed_recipe_does_not_go_on_from_the_old_checkpoints(straight, data, tmp_path):
-    import shutil
-
     config, _, _ = straight
     shutil.copytree(config.output, tmp_path / "run")
     changed = config.model_copy(update={"output": str(tmp_path / "run"), "batch_size": 4})
@@ -725,11 +721,12 @@ def test_changed_recipe_does_not_go_on_from_the_old_checkpoints(straight, data, 
     (tmp_path / "run" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="epochs = 1: .*raise epochs"):
         fit(config.model_copy(update={"output": str(tmp_path / "run"), "epochs": 1}), say=lambda line: None)
+    (tmp_path / "run" / "recipe.json").unlink()
+    with pytest.raises(ConfigError, match="holds checkpoints, but no recipe.json.*choose another output"):
+        fit(changed, say=lambda line: None)
 
 
 def test_checkpoint_of_another_architecture_is_one_line(straight, tmp_path):
-    import shutil
-
     config, _, _ = straight
     shutil.copytree(config.output, tmp_path / "run")
     other = config.model_copy(update={"output": str(tmp_path / "run"), "epochs": 3,

@@ -32,14 +32,12 @@ class RealismConfig(Config):
     dust: float = Field(1.5, ge=0, le=5, description="optical depth of the darkest lanes")
     stars: int = Field(60, ge=0, le=_STARS, description="most foreground stars")
     neighbours: float = Field(0.3, ge=0, le=1, description="probability of each of three background galaxies")
-    noise_faintest: float = Field(0.04, gt=0, le=1, description="largest sky noise over the peak")
+    noise_faintest: float = Field(0.05, gt=0, le=1, description="largest sky noise over the peak")
     stretched: float = Field(0.8, ge=0, le=1, description="probability of a display stretch and 8 bits")
     borders: float = Field(0.2, ge=0, le=1, description="probability of black borders")
-    detail: float = Field(0.85, ge=0, le=1, description="probability that noise, faint sources and knots are as fine "
-                          "as the frame, whatever the canvas resolves")
-    sharpness: float = Field(2.0, ge=0, le=3, description="by how much arms, tails and nuclei stand out more than in "
-                             "the simulation, in the logarithm of the light")
-    knots: float = Field(5.0, ge=0, le=20, description="brightest knots of star formation, over the light around them")
+    detail: float = Field(0.5, ge=0, le=1, description="probability that noise, faint sources and knots are as fine as "
+                          "the frame, whatever the canvas resolves")
+    knots: float = Field(4.0, ge=0, le=20, description="brightest knots of star formation, over the light around them")
 
 
 @dataclass
@@ -96,16 +94,13 @@ def observe(light: torch.Tensor, draws: Draws, config: RealismConfig):
     x = (ideal / peak).clamp(min=1e-9)
     # Profiles are steeper or shallower than the simulated ones. exp and log are vectorised on the CPU, pow is not.
     x = torch.exp((0.55 + 0.5 * u[6]) * torch.log(x))
-    x = _sharpened(x, config.sharpness * u[29], 1 + 2 * draws.u[:, 30])
     clumps, lanes = (F.interpolate(draws.texture[:, i:i + 1], size=(size, size), mode="bilinear") for i in (0, 1))
     x = x * torch.exp(config.clumps * u[7] * clumps)
-    # Half of all dust lies in blotches, half in lanes: along the lines on which the texture changes its sign.
-    lanes = torch.where(u[31] < 0.5, lanes - 0.4, 1.5 * (0.35 - lanes.abs()))
-    x = x * torch.exp(-config.dust * u[8] * (u[9] < 0.4) * lanes.clamp(min=0))
+    x = x * torch.exp(-config.dust * u[8] * (u[9] < 0.4) * (lanes - 0.4).clamp(min=0))
     x = x + _neighbours(draws.neighbours, size, config)
     x = x + _stars(draws.stars, u[10], size, config)
     narrowest = min(0.35, config.psf)
-    x = _blur(x, narrowest + (config.psf - narrowest) * draws.u[:, 11] ** 2, max(5, math.ceil(3 * config.psf)))
+    x = _blur(x, narrowest + (config.psf - narrowest) * draws.u[:, 11], max(5, math.ceil(3 * config.psf)))
     x = x + _sky(draws, u, size)
     fine = draws.noise
     smooth = fine + fine.roll(1, 2)  # drizzled or resampled sky: neighbours go together
@@ -128,15 +123,13 @@ def add_detail(frames: torch.Tensor, draws: Draws, config: RealismConfig) -> tor
     frames : (B, 1, n, n) linear, cut out of what `observe` made of these draws.
     """
     b, _, size, _ = frames.shape
-    sharp, crowded, wide, knotty, crisp = (draws.u[:, i].reshape(b, 1, 1, 1) for i in range(25, 30))
+    sharp, crowded, wide, knotty = (draws.u[:, i].reshape(b, 1, 1, 1) for i in range(25, 29))
     sky = frames.flatten(1).median(dim=1).values.reshape(b, 1, 1, 1)
     peak = (quantile(frames, 0.995).reshape(b, 1, 1, 1) - sky).clamp(min=1e-12)
-    light = (frames - sky).clamp(min=0) / peak
-    crisper = peak * (_sharpened(light + 1e-3, config.sharpness * crisp, 1 + draws.u[:, 30]) - light - 1e-3)
     x, y, bright = draws.points.unbind(2)
     index = (y * size).long() * size + (x * size).long()
     number = torch.arange(_POINTS, device=frames.device)
-    present = number < _POINTS * crowded.reshape(b, 1)
+    present = number < _POINTS * crowded.reshape(b, 1) ** 1.5
     # Two of three points are stars, the others are knots, as bright as the light that they lie in.
     is_knot = number % 3 == 0
     nothing = frames.new_zeros(b, size * size)
@@ -150,7 +143,7 @@ def add_detail(frames: torch.Tensor, draws: Draws, config: RealismConfig) -> tor
     # Beyond the picture's edge, and where its background was lost, there is nothing.
     flat = F.max_pool2d(frames, 4) <= -F.max_pool2d(-frames, 4)
     flat = F.interpolate(flat.float(), size=(size, size)) > 0.5
-    return torch.where(flat | (sharp >= config.detail), frames, frames + crisper + points + noise)
+    return torch.where(flat | (sharp >= config.detail), frames, frames + points + noise)
 
 
 def _soften(images):
@@ -179,16 +172,6 @@ def _move(light, u, config):
     return F.grid_sample(light, grid, align_corners=False, padding_mode="zeros"), zoom
 
 
-def _sharpened(x, strength, sigma):
-    """Arms, tails and nuclei stand out from what is around them by the power 1 + strength (B, 1, 1, 1).
-
-    Stars of a simulation are each smeared over their neighbours, and there is no gas that would gather in arms.
-    """
-    ratio = torch.log(x / _blur(x, sigma, 6))
-    # Of the faintest light, single particles would stand out.
-    return x * torch.exp(strength * x / (x + 0.05) * ratio.clamp(-1.0, 1.0))
-
-
 def _neighbours(u, size, config):
     """Exponential discs seen at any angle, on a grid of half the pixels."""
     half = size // 2
@@ -202,7 +185,7 @@ def _neighbours(u, size, config):
         flat = 0.25 + 0.75 * v[:, 3]
         # Presence and brightness come from one number.
         present = v[:, 4] < config.neighbours
-        radius = 0.008 * 10 ** (0.8 * v[:, 5])
+        radius = 0.012 * 10 ** (0.9 * v[:, 5])
         r = torch.sqrt((c * dx + s * dy) ** 2 + ((c * dy - s * dx) / flat) ** 2)
         bright = 10 ** (1.8 * (v[:, 4] / max(config.neighbours, 1e-6)).clamp(max=1) - 1.6)
         total += present * bright * torch.exp(-r / radius)
@@ -218,7 +201,7 @@ def _stars(u, density, size, config):
     index = (u[..., 0] * size).long() * size + (u[..., 1] * size).long()
     image = u.new_zeros(b, size * size).scatter_add_(1, index, flux).reshape(b, 1, size, size)
     wings = _blur(F.avg_pool2d(image, 4), u.new_full((b,), 1.2))
-    return image + 0.06 * F.interpolate(wings, size=(size, size), mode="bilinear")
+    return image + 0.12 * F.interpolate(wings, size=(size, size), mode="bilinear")
 
 
 def _blur(images, sigma, reach=5):

@@ -370,8 +370,9 @@ def _check_heads(config: TrainConfig) -> None:
 
 def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
     """Checkpoints go on as they were begun; only the machinery around them may change."""
-    if not path.is_file():
-        return
+    if not path.is_file():  # a training that is asked to stop may write its last one after the folder was deleted
+        raise ConfigError(f"output = {path.parent}: holds checkpoints, but no {path.name} that says of which recipe; "
+                          "choose another output or delete its checkpoints")
     before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every", "bad_images", "store",
                                                   "in_memory", "keep_of_start"})
                    for c in (TrainConfig.from_json(path.read_text(), str(path)), config))
