@@ -27,6 +27,11 @@ def table(e: dict) -> str:
         v = e["clean"][label]
         unit = {"Myr": ", Myr", "deg": ", degrees"}.get(v["unit"], "")
         lines.append(f"| {title}{unit} | {' | '.join(cells)} | {_short(v['prior_median_abs_error'])} |")
+    everything = e["all_times"]
+    (t0, t1), *held = everything["time_range"], *(everything["realism"][label]["coverage68"] for label in TITLES)
+    *first, last = (f"{100 * share:.0f}" for share in held)
+    lines += ["", f"Over all times, {t0:+.0f} to {t1:+.0f} Myr, for which error bars are made, 68 % intervals hold "
+              f"{', '.join(first)} and {last} %", "with sky, stars and noise, in the order of the table."]
     return "\n".join(lines)
 
 
