@@ -110,7 +110,8 @@ def _figures(weights: Weights, e: dict) -> list[str]:
             '"Guessing" answers with the median of the truth; p is that the ranks of the truths are uniform, with one '
             "image of each encounter at a time (the median of many such draws). Images of one encounter err together: "
             f"a coverage of 68 % is known to at worst {100 * coverage_error(e['n_encounters']):.1f} %.{light}",
-            _labels(e), *_all_times(e), _familiarity(e), *_robustness(e), _breakdown(e), _neighbours(e)]
+            _labels(e), f"{_tarp(e)} {_stage(e)}", *_all_times(e), _familiarity(e), *_robustness(e), _breakdown(e),
+            _neighbours(e)]
 
 
 def _labels(e: dict) -> str:
@@ -139,13 +140,15 @@ def _table(head, rows) -> str:
 def _all_times(e: dict) -> list[str]:
     everything = e["all_times"]
     t0, t1 = everything["time_range"]
-    text = _tarp(e)
-    if "stage" in e["realism"]:
-        text += f" Right stage with realism: {100 * e['realism']['stage']['accuracy']:.0f} %."
-    after = (f"The same of all times, {t0:.0f} to {t1:.0f} Myr ({everything['n_images']:,} images). No picture says "
-             "that its time lies in the range above, so that error bars promise for all times: of true times in the "
-             f"range more or fewer may lie within them. {_tarp(everything)}")
-    return [text, after, _labels(everything)]
+    text = (f"The same of all times, {t0:.0f} to {t1:.0f} Myr ({everything['n_images']:,} images). No picture says "
+            "that its time lies in the range above, so that error bars promise for all times: of true times in the "
+            f"range more or fewer may lie within them. {_tarp(everything)}")
+    return [text, _labels(everything)]
+
+
+def _stage(e: dict) -> str:
+    stage = e["realism"].get("stage")
+    return f"Right stage with realism: {100 * stage['accuracy']:.0f} %." if stage else ""
 
 
 def _tarp(e: dict) -> str:
