@@ -26,9 +26,9 @@ from deepgalaxy.inference.real import read_table
 CROP, FOLDS, STEPS = 64, 5, 250
 
 
-def real_frames(folder: str, jitters: int = 12, seed: int = 0) -> list[torch.Tensor]:
-    """(jitters, 1, 112, 112) of each picture: the frame a little off, as in training."""
-    rng, out = np.random.default_rng(seed), []
+def real_frames(folder: str, jitters: int = 12, seed: int = 0) -> list[list[torch.Tensor]]:
+    """(jitters, 1, 112, 112) of each picture of each system: the frame a little off, as in training."""
+    rng, out = np.random.default_rng(seed), {}
     for row in read_table(folder):
         picture = read(f"{folder}/{row['file']}")
         canvas, _ = to_canvas(picture.pixels, picture.mask)
@@ -38,8 +38,8 @@ def real_frames(folder: str, jitters: int = 12, seed: int = 0) -> list[torch.Ten
             off = framing.jittered(0.05 * rng.standard_normal((1, 2)), np.exp(0.1 * rng.standard_normal(1)),
                                    np.radians(6) * rng.standard_normal(1))
             frames.append(stretch(cut_frames(canvas, off)))
-        out.append(torch.cat(frames))
-    return out
+        out.setdefault(row.get("name") or row["file"], []).append(torch.cat(frames))
+    return list(out.values())
 
 
 def simulated_frames(path: str, n: int, realism: RealismConfig | None, seed: int = 0, by_mass: bool = True,
@@ -71,14 +71,14 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels, 1))
 
 
-def tell(real: list[torch.Tensor], simulated: torch.Tensor, seed: int = 0) -> float:
+def tell(real: list[list[torch.Tensor]], simulated: torch.Tensor, seed: int = 0) -> float:
     """Area under the curve on pictures of systems that were held out, over all folds."""
     rng = np.random.default_rng(seed)
     order, share, scores = rng.permutation(len(real)), len(simulated) // FOLDS, ([], [])
     for fold in range(FOLDS):
         held = set(order[fold::FOLDS])
-        train = torch.cat([frames for k, frames in enumerate(real) if k not in held])
-        test = [real[k] for k in sorted(held)]
+        train = torch.cat([frames for k, system in enumerate(real) if k not in held for frames in system])
+        test = [frames for k in sorted(held) for frames in real[k]]
         mine = torch.ones(len(simulated), dtype=torch.bool)
         mine[fold * share:(fold + 1) * share] = False
         torch.manual_seed(seed + fold)
@@ -108,7 +108,8 @@ def main(folder: str, data: str) -> None:
         if simulated[0] is None:
             continue
         values = [tell(real, frames, seed) for seed, frames in enumerate(simulated)]
-        print(f"{name}: AUROC {np.median(values):.2f} ({min(values):.2f} to {max(values):.2f}), {len(real)} pictures")
+        print(f"{name}: AUROC {np.median(values):.2f} ({min(values):.2f} to {max(values):.2f}), "
+              f"{sum(map(len, real))} pictures of {len(real)} systems")
 
 
 if __name__ == "__main__":

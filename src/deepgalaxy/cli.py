@@ -227,6 +227,7 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
                                                  "several workers may share")] = "cpu",
              json_file: JsonOption = None) -> None:
     """Encounters to snapshots: runs what is missing in the folder, and can be started again at any time."""
+    _require_place(json_file)
     from .cluster import dask_client
     from .simulate.encounter import is_finished
     from .simulate.gpu import require_device
@@ -269,6 +270,7 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files,
                                                                "by content")] = None,
            scheduler: SchedulerOption = None, workers: WorkersOption = None, json_file: JsonOption = None) -> None:
     """Snapshots to the data set; goes on where it was interrupted."""
+    _require_place(json_file)
     from .cluster import dask_client
     from .config import read_yaml
     from .data.build import build_dataset, encounter_files
@@ -313,23 +315,23 @@ def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, mode
              "torchrun --nproc-per-node 2 -m deepgalaxy train recipe.yaml")
 def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], json_file: JsonOption = None) -> None:
     """Train, or go on training; on one worker, or under torchrun on many (on a cluster: srun torchrun ...)."""
+    _require_place(json_file)
+    from .training.callbacks import read_metrics
     from .training.fit import fit, leave, read_recipe, world
 
     path = fit(read_recipe(recipe), say=say, progress=sys.stderr.isatty())
     leave()
     if world()[0] == 0:
         say(f"weights: {path}")
-        rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
-        # An epoch that was killed before its checkpoint was written is there twice: the later one counts.
-        _write_json(json_file, {"weights": str(path), "epochs": list({row["epoch"]: row for row in rows}.values())})
+        _write_json(json_file, {"weights": str(path), "epochs": read_metrics(path.parent / "metrics.jsonl")})
 
 
 @app.command(epilog="Examples: deepgalaxy evaluate --protocol unseen --json -; "
              "deepgalaxy evaluate --protocol real --data FOLDER --report out/")
-def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: encounters never seen, clean and with "
-                                                   "observational realism; paper: DeepGalaxy's classes on a random "
-                                                   "split; real: a folder of pictures, and a CSV of what was "
-                                                   "published about them")] = "unseen",
+def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen, or realism, which is the same: "
+                                                   "encounters never seen, clean and with observational realism; "
+                                                   "paper: DeepGalaxy's classes on a random split; real: a folder of "
+                                                   "pictures, and a CSV of what was published about them")] = "unseen",
              model: ModelOption = None, library: LibraryOption = None,
              data: Annotated[list[Path] | None, typer.Option("--data", help="a data set (unseen: several are taken as "
                                                              "one), or the folder; without it, held-out encounters "
@@ -345,6 +347,7 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen: e
                                                        "(--protocol unseen)")] = None,
              json_file: JsonOption = None) -> None:
     """How good the answers are: errors and tests of the error bars, or real pictures beside published stories."""
+    _require_place(json_file)
     protocols = {"unseen": _evaluate_unseen, "realism": _evaluate_unseen, "paper": _evaluate_paper,
                  "real": _evaluate_real}
     if protocol not in protocols:
@@ -433,28 +436,38 @@ def index(model: Annotated[Path, typer.Option("--model")],
     elsewhere are left as they are. With none of its held-out encounters in the data set, all are taken that it was
     not trained on.
     """
+    _require_place(json_file)
     from .data.joined import open_data
     from .models.weights import load_weights
     from .search.build import build_library, calibrate, keep_library, library_images
     from .search.library import Library
 
     kept = None if references is None else Library(references)
-    if kept is not None and kept.model_sha256 != load_weights(model).sha256:
-        raise LibraryError(f"--references {references}: was made with another model; give one of {model}")
+    calibrated, weights = output / ".model.safetensors.calibrated", output / "model.safetensors"
+    if kept is not None:
+        # Stopped between the library and its weights, the command left them under this name.
+        if calibrated.is_file() and load_weights(calibrated).sha256 == kept.model_sha256:
+            os.replace(calibrated, weights)
+        if kept.model_sha256 != load_weights(model).sha256:
+            raise LibraryError(f"--references {references}: was made with another model; give one of {model}")
     temperatures = None
     if not no_calibration:
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
-        temperatures = calibrate(model, data, output=output / "model.safetensors")
-        model = output / "model.safetensors"
+        # The weights take their place after the library: until then, those that were there and theirs stay.
+        temperatures = calibrate(model, data, output=calibrated)
+        model = calibrated
         say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items() if v))
     if kept is not None:
         n = keep_library(model, kept, data, output / "library.h5")
     else:
         with progress("index", min(n_images, len(library_images(open_data(data))))) as advance:
             n = build_library(model, data, output / "library.h5", n_images, advance)
+    if not no_calibration:
+        os.replace(calibrated, weights)
+        model = weights
     say(f"library: {output / 'library.h5'}, {n} images")
     _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,
                             "temperatures": temperatures})

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepgalaxy.image.observation import _jitter, image_seeds, light_from_stored, observe_frames
-from deepgalaxy.image.preprocess import Framing, cut_frames, find_frames, stretch
+from deepgalaxy.image.preprocess import TURNS, Framing, cut_frames, find_frames, resampled, stretch
 from deepgalaxy.image.realism import Draws, RealismConfig, add_detail, draw, noise_strength, observe
 
 SIZE = 96
@@ -27,6 +27,35 @@ def light(n=6, size=SIZE):
 
 def scales(n):
     return torch.full((n,), 1.2)
+
+
+def test_turned_frames_are_of_the_same_picture():
+    """Turned back they are the frame, noise, stars and all, but for what lies in the corners."""
+    images, seeds = light(), image_seeds(3, 0, np.arange(6))
+    for realism in (None, RealismConfig(detail=1.0)):
+        seen = observe_frames(images, scales(6), seeds, realism, n_turns=3)
+        alone = observe_frames(images, scales(6), seeds, realism)
+        assert len(seen.turned) == 3 and len(alone.turned) == 1
+        torch.testing.assert_close(seen.frames, alone.frames, rtol=0, atol=0)
+        torch.testing.assert_close(seen.turned[0], seen.frames, rtol=0, atol=0)
+        inner = (slice(None), 0, slice(20, -20), slice(20, -20))
+        for turned, degrees in zip(seen.turned[1:], TURNS[1:], strict=True):
+            back, frame = resampled(turned, -degrees)[inner], seen.frames[inner]
+            together = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(back, frame, strict=True)]
+            as_is = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(turned[inner], frame, strict=True)]
+            assert min(together) > 0.8 and (np.array(together) > as_is).all()
+
+
+def test_a_frame_that_is_cut_anew_is_as_sharp_as_the_first():
+    """Points keep more of their light in one pixel than where the frame itself is turned."""
+    canvas = torch.zeros(1, 1, 320, 320)
+    canvas[0, 0, 60:260:7, 60:260:7] = 1.0
+    framing = Framing(np.full((1, 2), 0.01), np.array([0.3]), np.zeros(1), np.ones(1, bool), np.zeros(1, int))
+    first = cut_frames(canvas, framing)
+    anew, again = cut_frames(canvas, framing.turned(6)), resampled(first, 6)
+    inner = (0, 0, slice(25, -25), slice(25, -25))
+    assert float(again[inner].std()) < 0.8 * float(anew[inner].std())
+    assert float(anew[inner].mean()) == pytest.approx(float(again[inner].mean()), rel=0.05)
 
 
 def test_same_seed_same_observation_whatever_the_batch():

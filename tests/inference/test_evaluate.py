@@ -91,6 +91,22 @@ def test_result_has_the_keys_of_the_design(evaluation, predictor, other_dataset)
     json.dumps(result)
 
 
+def test_figures_of_all_times_are_those_of_a_range_that_holds_all(evaluation, loud, other_dataset):
+    """All images of the data set lie in the usual range."""
+    result, samples, _ = evaluation
+    for part in ("clean", "realism", "realism_without_scale"):
+        assert result["all_times"][part] == result[part]
+        assert samples["all_times"][part].keys() == samples[part].keys()
+    assert result["clean"]["joint"]["tarp"] > 0 and "joint" not in result["realism_without_scale"]
+
+
+def test_what_is_flagged_is_counted(evaluation):
+    familiarity = evaluation[0]["familiarity"]
+    assert familiarity["flagged_by_kind"].keys() == familiarity["by_kind"].keys()
+    assert 0 <= familiarity["flagged_encounters"] <= 1
+    assert familiarity["flagged"] == pytest.approx(np.mean(list(familiarity["flagged_by_kind"].values())), abs=0.02)
+
+
 def test_clean_figures_are_those_of_pictures_predicted_one_by_one(evaluation, loud, other_dataset):
     """Another way to the same numbers: each image as a user would give it, its errors counted by hand."""
     result, samples, _ = evaluation
@@ -115,8 +131,8 @@ def test_clean_figures_are_those_of_pictures_predicted_one_by_one(evaluation, lo
 
 def test_coverage_counts_the_truths_between_the_quantiles(evaluation):
     result, samples, _ = evaluation
-    for part, labels in samples.items():
-        for name, s in labels.items():
+    for part in ("clean", "realism", "realism_without_scale"):
+        for name, s in samples[part].items():
             inside = (s["truth"] > s["p16"]) & (s["truth"] < s["p84"])
             assert result[part][name]["coverage68"] == pytest.approx(inside.mean(), abs=1e-9)
             assert result[part][name]["coverage95"] == np.mean((s["pit"] > 0.025) & (s["pit"] < 0.975))

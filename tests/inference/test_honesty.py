@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import kstest, norm
 
-from deepgalaxy.inference.honesty import auroc, rank_test, tarp
+from deepgalaxy.inference.honesty import auroc, rank_test, rank_test_of_all, tarp
 
 
 def _gaussians(width, n=400, dimensions=2, seed=0):
@@ -68,3 +69,24 @@ def test_auroc_is_that_of_shifted_gaussians():
 
     x = np.random.default_rng(0).standard_normal((2, 20000))
     assert auroc(x[0] + 1, x[1]) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.01)
+
+
+def test_all_images_together_tell_what_one_of_each_encounter_cannot():
+    """Intervals of 68 % that hold 76 % (ranks from half of each encounter's images towards the middle)."""
+    rng, encounter = np.random.default_rng(5), np.repeat(np.arange(128), 24)
+    seldom, often = [], []
+    for _ in range(20):
+        score = 0.82 * (0.3 * rng.standard_normal(128)[encounter] + 0.91**0.5 * rng.standard_normal(len(encounter)))
+        pit = norm.cdf(score)
+        assert np.mean(np.abs(pit - 0.5) < 0.34) == pytest.approx(0.775, abs=0.04)
+        seldom.append(rank_test(pit, encounter) < 0.01)
+        often.append(rank_test_of_all(pit, encounter) < 0.01)
+    assert np.mean(seldom) < 0.5 and np.mean(often) > 0.9
+
+
+def test_rank_test_of_all_rejects_honest_ranks_as_often_as_it_says():
+    rng, encounter = np.random.default_rng(6), np.repeat(np.arange(128), 12)
+    scores = (0.6 * rng.standard_normal(128)[encounter] + 0.8 * rng.standard_normal(len(encounter)) for _ in range(400))
+    p = [rank_test_of_all(norm.cdf(score), encounter) for score in scores]
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert rank_test_of_all(rng.random(80), np.repeat(np.arange(8), 10)) is None

@@ -5,13 +5,16 @@ import pytest
 import torch
 from scipy.stats import norm, spearmanr
 
+from deepgalaxy.image.preprocess import TURNS, cut_frames, whole_frames
 from deepgalaxy.inference.posterior import (
+    N_VIEWS,
     SLOPE,
     UNTOLD,
     at_ranks,
     coverage_level,
     distributions,
     joint_samples,
+    n_turns,
     quantile,
     summarise,
     two_answers,
@@ -128,30 +131,35 @@ def test_a_flat_answer_is_one():
     assert two_answers(LABELS[0].edges, np.full(LABELS[0].n_bins, 1 / LABELS[0].n_bins)) is None
 
 
-@pytest.mark.parametrize("n_views", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize("n_views", [1, 2, 4, 5, 12])
 def test_views_keep_shape_and_number(frame, n_views):
-    views = views_of(frame, n_views=n_views)
+    views = views_of([frame] * n_turns(n_views), n_views)
     assert len(views) == n_views and all(view.shape == frame.shape for view in views)
 
 
 def test_four_views_are_the_four_mirror_images(frame):
     x = frame[0, 0].numpy()
-    views = [view[0, 0].numpy() for view in views_of(frame, n_views=4)]
+    views = [view[0, 0].numpy() for view in views_of([frame], 4)]
     for view, wanted in zip(views, (x, x[:, ::-1], x[::-1], x[::-1, ::-1]), strict=True):
         np.testing.assert_array_equal(view, wanted)
 
 
-def test_eight_views_of_the_mirror_image_are_the_same_eight(frame):
-    views = [view.numpy() for view in views_of(frame)]
+def test_views_of_the_mirror_image_are_the_same_twelve(frame):
+    def views(canvas):
+        framing = whole_frames(canvas)
+        return [view.numpy() for view in views_of([cut_frames(canvas, framing.turned(t)) for t in TURNS])]
+
+    wanted = views(frame)
+    assert len(wanted) == N_VIEWS
     for axis in (2, 3):
-        for mirrored in views_of(frame.flip(axis)):
-            assert min(np.abs(mirrored.numpy() - view).max() for view in views) < 1e-4
+        for mirrored in views(frame.flip(axis)):
+            assert min(np.abs(mirrored - view).max() for view in wanted) < 1e-4
 
 
 def test_library_undoes_the_flip_of_every_view(frame):
     """Both count mirror images alike: what looks like view v, mirrored as v is, looks like the first again."""
     x = frame[0, 0].numpy()
-    for v, view in enumerate(views_of(frame, n_views=4) * 2):  # views 4 to 7 are turned the other way, flipped alike
+    for v, view in enumerate(views_of([frame, frame], 8)):  # views 4 to 7 are turned, flipped alike
         np.testing.assert_array_equal(flipped(view[0, 0].numpy(), v), x)
 
 
@@ -159,15 +167,16 @@ def test_distributions_are_the_mean_over_views_and_sum_to_one(predictor, frame):
     frames = torch.cat([frame, frame.flip(3) * 0.5, torch.rand(1, 1, 112, 112)])
     scale, model = torch.tensor([0.1, torch.nan, -0.2]), predictor.weights.model
     temperatures = {label.name: 0.7 for label in LABELS} | {f"mass_ratio{UNTOLD}": 1.6, f"size_ratio{SLOPE}": 0.3}
-    p, encodings = distributions(model, frames, scale, temperatures)
+    turned = [frames, frames.roll(3, 3), frames.roll(5, 2)]
+    p, encodings = distributions(model, turned, scale, temperatures)
     assert [encoding.mu.shape for encoding in encodings] == 4 * [(3, model.config.latent_size)]
     with torch.inference_mode():  # of the four mirror images as they are, not turned
-        for encoding, mirrored in zip(encodings, views_of(frames, n_views=4), strict=True):
+        for encoding, mirrored in zip(encodings, views_of([frames], 4), strict=True):
             torch.testing.assert_close(encoding.mu, model.encode(mirrored, scale).mu)
             torch.testing.assert_close(encoding.maps, model.encode(mirrored).maps)
     assert list(p) == [label.name for label in HEADS] + ["stage"]
     with torch.inference_mode():
-        logits = [model(view, scale)[1] for view in views_of(frames)]
+        logits = [model(view, scale)[1] for view in views_of(turned)]
     for name, values in p.items():
         np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-5)
         assert (values >= 0).all()
@@ -189,9 +198,9 @@ def test_width_is_the_standard_deviation_in_that_of_a_flat_answer():
 
 def test_batch_gives_what_single_frames_give(predictor, frame):
     frames, scale = torch.cat([frame, frame.flip(2).roll(9, 3)]), torch.tensor([0.3, torch.nan])
-    together, _ = distributions(predictor.weights.model, frames, scale)
+    together, _ = distributions(predictor.weights.model, [frames], scale)
     for i in range(2):
-        alone, _ = distributions(predictor.weights.model, frames[i:i + 1], scale[i:i + 1])
+        alone, _ = distributions(predictor.weights.model, [frames[i:i + 1]], scale[i:i + 1])
         for name in together:
             np.testing.assert_allclose(together[name][i], alone[name][0], atol=1e-5)
 
@@ -213,7 +222,7 @@ def test_joint_samples_keep_the_posteriors_and_tie_time_to_scale(loud, frame):
     """Each label's draws are those of its posterior; only with an unknown scale does anything hang on the scale."""
     model, encoding = loud.weights.model, None
     for scale in (torch.tensor([0.1]), torch.tensor([torch.nan])):
-        p, _ = distributions(model, frame, scale)
+        p, _ = distributions(model, [frame], scale)
         with torch.inference_mode():
             encoding = model.encode(frame)
             samples = joint_samples(model, encoding.maps, scale, p, {}, side_pixels=100.0, n=4000)

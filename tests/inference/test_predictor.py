@@ -154,12 +154,31 @@ def test_command_line_gives_the_same_numbers(predictor, tiny_model, fits, run, t
 def test_batch_gives_what_single_pictures_give(loud, sky):
     images = np.stack([sky[20:180, 20:180], blobs((60, 80, 9), (105, 80, 5))])
     kpc = np.array([0.5, np.nan])
-    p, z = loud.predict_batch(images, kpc, n_views=8)
+    p, z = loud.predict_batch(images, kpc, n_views=12)
     assert z.shape == (2, loud.weights.model.config.latent_size)
     for i, given in enumerate((0.5, None)):
         story = loud.predict(images[i], kpc_per_pixel=given)
         for label in LABELS:
             np.testing.assert_allclose(p[label.name][i], story.distributions[label.name][1], atol=5e-3)
+
+
+def test_unit_and_offset_of_the_light_do_not_matter_in_a_batch(loud, sky):
+    images = np.stack([sky[20:180, 20:180].astype(float), blobs((60, 80, 9), (105, 80, 5))])
+    wanted, _ = loud.predict_batch(images)
+    for other in (images * 1e-17, images * 4e5 + 1e6):
+        found, _ = loud.predict_batch(other)
+        for label in LABELS:
+            np.testing.assert_allclose(found[label.name], wanted[label.name], atol=2e-3)
+    with pytest.raises(ImageError, match=r"images\[1\].* no light"):
+        loud.predict_batch(np.stack([images[0], np.ones_like(images[0])]))
+
+
+def test_a_scale_that_is_not_used_sets_no_clock(loud, sky):
+    """A mass alone says nothing: times go with the square root of size^3 / mass."""
+    plain, heavy = (loud.predict(sky, kpc_per_pixel=1e-3, **mass) for mass in ({}, {"mass": 1e9}))
+    assert heavy.clock["basis"] == "reference" and heavy.properties == plain.properties
+    assert any("not used, nor is the mass" in flag for flag in heavy.flags)
+    assert any("not used" in flag and "mass" not in flag for flag in plain.flags)
 
 
 def test_unit_and_offset_of_the_light_do_not_matter(loud, sky):

@@ -1,5 +1,6 @@
 """Real pictures beside published stories; here the pictures are mock observations."""
 
+import io
 import json
 
 import numpy as np
@@ -8,6 +9,17 @@ import pytest
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.mock import write_mock_png
 from deepgalaxy.inference.real import evaluate_real, read_table
+
+
+def printed(result):
+    """The table as a terminal shows it."""
+    from rich.console import Console
+
+    from deepgalaxy.report.terminal import real_table
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(real_table(result))
+    return console.export_text()
 
 
 @pytest.fixture
@@ -50,14 +62,61 @@ def test_published_mass_ratios_are_compared_either_way_round(loud, folder):
     assert result["images"][0]["mass_ratio"] == ratio
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_published_values_in_our_order_correlate_by_one_and_reversed_by_minus_one(loud, folder, sign):
+    """Times are ours times the sign: that they differ by 0, or by twice ours, and what a guess is off by, is known."""
+    names = ["a.png", "b.png", "c.png"]
+    stories = [loud.predict(str(folder / name), kpc_per_pixel=0.5, mass=9e10, mass_dex=0.3) for name in names]
+    times, ratios = (np.array([story.properties[name]["p50"] for story in stories])
+                     for name in ("time_since_pericentre", "mass_ratio"))
+    assert len(set(times)) == len(set(ratios)) == 3
+    published = sign * times
+    lines = [f"{name},0.5,{time},{0.5 + 0.1 * rank}" for name, time, rank in zip(
+        names, published, sign * ratios.argsort().argsort(), strict=True)]
+    head = "file,kpc_per_pixel,time_since_pericentre_myr,mass_ratio_m1_over_m2"
+    (folder / "real.csv").write_text("\n".join([head, *lines]))
+    result, stories = evaluate_real(loud, folder)
+    assert result["published_rank_correlation"] == pytest.approx(sign)
+    assert result["published_ratio_rank_correlation"] == pytest.approx(sign)
+    apart = np.median(np.abs(times - published))
+    assert result["published_median_abs_difference"] == pytest.approx(apart)
+    low, middle, high = np.sort(published)
+    guess = np.median([(middle + high) / 2 - low, abs(middle - (low + high) / 2), high - (low + middle) / 2])
+    assert result["published_median_abs_difference_of_guess"] == pytest.approx(guess)
+    assert result["published_within_68"] == sum(
+        row["time"]["p16"] <= row["published_time"] <= row["time"]["p84"] for row in result["images"])
+    said = f"rank correlation {sign:.2f}; {apart:.0f} Myr apart in the median, {guess:.0f} if one answers"
+    assert said in " ".join(printed(result).split())
+    from deepgalaxy.report.real import write_real
+
+    page = write_real(result, stories, folder / "out").read_text()
+    assert said in page and f"Order of the mass ratios: rank correlation {sign:.2f}." in page
+
+    (folder / "real.csv").write_text("\n".join([head, *lines[:2]]))
+    result, _ = evaluate_real(loud, folder)
+    assert result["n_published"] == 2 and "rank correlation" not in printed(result)
+    assert {result[f"published_{name}"] for name in ("rank_correlation", "ratio_rank_correlation",
+                                                     "median_abs_difference",
+                                                     "median_abs_difference_of_guess")} == {None}
+
+
+def test_equal_answers_have_no_order(loud, folder):
+    lines = [f"a.png,{time}" for time in (100, 200, 300)]
+    (folder / "real.csv").write_text("\n".join(["file,time_since_pericentre_myr", *lines]))
+    result, _ = evaluate_real(loud, folder)
+    assert result["published_rank_correlation"] is None and result["published_median_abs_difference_of_guess"] == 150
+    assert "rank correlation ?" in printed(result)
+
+
 def test_a_table_from_a_spreadsheet_with_a_byte_order_mark_is_read(folder):
     (folder / "real.csv").write_text("file,name\na.png,Arp 1\n", encoding="utf-8-sig")
     assert read_table(folder) == [{"file": "a.png", "name": "Arp 1"}]
 
 
 def test_a_folder_without_a_table_is_read_as_it_is(folder):
-    (folder / "notes.txt").write_text("no picture")
-    assert [row["file"] for row in read_table(folder)] == ["a.png", "b.png", "c.png"]
+    for name in ("d.webp", "e.GIF", "notes.txt"):
+        (folder / name).write_text("no picture")
+    assert [row["file"] for row in read_table(folder)] == ["a.png", "b.png", "c.png", "d.webp", "e.GIF"]
 
 
 @pytest.mark.parametrize("table, words", [("name\nArp 1\n", "column 'file'"), ("file\n", "no pictures"),
@@ -86,19 +145,14 @@ def test_the_page_shows_every_picture_and_says_what_it_does_not_know(loud, folde
 
 def test_odd_tables_make_a_page_and_a_table(loud, folder):
     """A name is text, whatever matplotlib and rich make of $ and [; -1 stands for no error."""
-    from rich.console import Console
-
     from deepgalaxy.report.real import write_real
-    from deepgalaxy.report.terminal import real_table
 
     (folder / "real.csv").write_text("file,name,time_since_pericentre_myr,time_err\n"
                                      "a.png,$\\bad{$ x,5000,-1\nb.png,NGC [/b],4000,2\nc.png,Arp 299 [vv 118],,\n")
     result, stories = evaluate_real(loud, folder)
     assert [row["published_error"] for row in result["images"]] == [None, 2.0, None]
     assert "NGC [/b]" in write_real(result, stories, folder / "out").read_text()
-    console = Console(width=200, record=True, file=open(folder / "out.txt", "w"))
-    console.print(real_table(result))
-    assert "Arp 299 [vv 118]" in console.export_text()
+    assert "Arp 299 [vv 118]" in printed(result)
 
 
 def test_without_a_library_nothing_is_said_of_familiarity(loud, folder):
@@ -109,6 +163,19 @@ def test_without_a_library_nothing_is_said_of_familiarity(loud, folder):
     assert result["familiar"] is None and result["most_systems_per_match"] == 0
     page = write_real(result, stories, folder / "out").read_text()
     assert "familiar" not in page and "without a library" in page
+
+
+def test_a_library_that_does_not_know_what_is_familiar_says_nothing_of_it(loud, folder):
+    from deepgalaxy.inference.predictor import Predictor
+    from deepgalaxy.report.real import write_real
+    from deepgalaxy.search.library import Library, rewrite_library
+
+    nothing = np.zeros((0, 2 * loud.weights.model.config.classifier_width))
+    rewrite_library(loud.library, folder / "library.h5", unseen_features=nothing, model_sha256=loud.weights.sha256)
+    result, stories = evaluate_real(Predictor(loud.weights, Library(folder)), folder)
+    assert result["familiar"] is None and result["most_systems_per_match"] >= 1
+    assert "familiar" not in write_real(result, stories, folder / "out").read_text() + printed(result)
+    assert "familiar" in printed(evaluate_real(loud, folder)[0])
 
 
 def test_pictures_that_cannot_be_read_are_said_and_count(run, tiny_model, folder, tmp_path):

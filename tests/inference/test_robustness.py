@@ -6,9 +6,8 @@ import torch
 
 import deepgalaxy.inference.robustness as module
 from deepgalaxy.data.reader import Dataset
-from deepgalaxy.image.preprocess import find_frames
+from deepgalaxy.image.preprocess import find_frames, resampled
 from deepgalaxy.inference.calibration import light_of
-from deepgalaxy.inference.posterior import resampled
 from deepgalaxy.inference.robustness import robustness
 from deepgalaxy.labels import LABELS
 

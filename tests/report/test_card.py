@@ -55,8 +55,9 @@ def test_what_was_switched_off_stands_among_the_limits(predictor, other_dataset)
     weights.metadata["training"].setdefault("loss", {})["labels"] = {"size_ratio": 0}
     del weights.metadata["temperatures"]
     result, _ = evaluate_unseen(weights, Dataset(other_dataset), n_images=16)
-    text = model_card(weights, result, None, About(limits=("One of its own.",)))
+    text = model_card(weights, result, None, About(figures="One more figure.", limits=("One of its own.",)))
     limits = text[text.index("## Limits"):]
+    assert "One more figure.\n\n## Limits" in text
     assert "not trained for size ratio" in limits and "not calibrated" in limits and "- One of its own." in limits
     assert "AUROC" not in text and "library of" not in text and "nearest library images" not in text
 

@@ -110,6 +110,16 @@ def test_observation_counts_for_little_in_its_metric():
         (z[:5, None] - z) @ LatentIndex.by_observation(z, changes), axis=2), atol=2e-3)
 
 
+@pytest.mark.parametrize("z", [np.zeros((1, D)), np.ones((N, D))], ids=["one", "equal"])
+def test_images_that_do_not_vary_are_told_apart_by_what_observation_does(z):
+    """However few directions it moves them in."""
+    for changes in (np.eye(D)[:1], np.zeros((3, D))):
+        metric = LatentIndex.by_observation(z, changes)
+        assert np.isfinite(metric).all()
+        distances = LatentIndex(z, metric).distances(z[:1] + np.eye(D))[:, 0]
+        assert np.isfinite(distances).all() and (distances > 0).all()
+
+
 # The file
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DatasetError
+from ..progress import one_line
 from .reader import Dataset
 
 __all__ = ["JoinedDataset", "open_data"]
@@ -41,7 +42,8 @@ class JoinedDataset:
         self.path, self.shape, self.quantity, self.config = first.path, first.shape, first.quantity, first.config
         self.groups, self.identities, self.families, self.attributes = [], [], [], []
         for dataset in self._datasets:
-            self.groups += [f"{dataset.path.stem}:{name}" for name in dataset.groups]
+            # The library keeps these names as lines of text.
+            self.groups += [f"{one_line(dataset.path.stem)}:{name}" for name in dataset.groups]
             self.identities += dataset.identities
             self.attributes += dataset.attributes
             self.families += dataset.families  # suites name their encounters alike; such go to the same part

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .preprocess import FRAME_PIXELS, FRAMINGS, Framing, cut_frames, stretch
+from .preprocess import FRAME_PIXELS, FRAMINGS, TURNS, Framing, cut_frames, resampled, stretch
 from .realism import RealismConfig, add_detail, draw, observe
 
 __all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds", "told_or_asked"]
@@ -23,6 +23,7 @@ class Observation:
     frames: torch.Tensor  #: (B, 1, 112, 112) stretched
     scale: torch.Tensor  #: (B,) log10(frame side / 100 kpc), NaN where the pixel scale is unknown
     ideal: torch.Tensor  #: (K, 1, 112, 112) the first K frames without sky, stars and noise
+    turned: list[torch.Tensor]  #: the frames turned by `preprocess.TURNS`, as many as were asked for; they come first
 
 
 def light_from_stored(images: torch.Tensor, logarithmic: bool = True) -> torch.Tensor:
@@ -54,7 +55,7 @@ def told_or_asked(scale: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor
 @torch.no_grad()
 def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realism: RealismConfig | None,
                    realistic: float | np.ndarray = 1.0, jitter: bool = False, n_ideal: int = 0,
-                   size: int = FRAME_PIXELS, framing: str = "content") -> Observation:
+                   size: int = FRAME_PIXELS, framing: str = "content", n_turns: int = 1) -> Observation:
     """Observe, frame and stretch simulated light.
 
     Parameters
@@ -67,6 +68,7 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     jitter : mirror, and misplace the frame a little, as training wants it.
     n_ideal : for how many of the images the undisturbed frame is asked for too.
     framing : one of `preprocess.FRAMINGS`.
+    n_turns : how many turned frames are wanted, 1 to 3, the first of them not turned.
     """
     canvas, ideal, zoom = light, light, light.new_ones(len(light))
     seeds = np.asarray(seeds, np.uint64)
@@ -80,20 +82,22 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     framing = FRAMINGS[framing](canvas)
     if jitter:
         framing, mirrors = _jitter(framing, seeds)
-    frames = cut_frames(canvas, framing, size)
+    turned = [cut_frames(canvas, framing.turned(degrees), size) for degrees in TURNS[:n_turns]]
     if observed:
-        frames[active] = add_detail(frames[active], draws, realism)
-    frames = stretch(frames)
+        detail = add_detail(turned[0][active], draws, realism) - turned[0][active]
+        for frame, degrees in zip(turned, TURNS, strict=False):
+            frame[active] += resampled(detail, degrees) if degrees else detail
+    turned = [stretch(frame) for frame in turned]
     first = Framing(*(getattr(framing, name)[:n_ideal] for name in Framing.__dataclass_fields__))
-    ideal = stretch(cut_frames(ideal[:n_ideal], first, size)) if n_ideal else frames[:0]
+    ideal = stretch(cut_frames(ideal[:n_ideal], first, size)) if n_ideal else turned[0][:0]
     if jitter:
         for axis, mask in zip((2, 3), mirrors, strict=True):
             mask = torch.from_numpy(mask).to(light.device)[:, None, None, None]
-            frames = torch.where(mask, frames.flip(axis), frames)
+            turned = [torch.where(mask, frame.flip(axis), frame) for frame in turned]
             ideal = torch.where(mask[:n_ideal], ideal.flip(axis), ideal)
     half_side = torch.from_numpy(framing.half_side).float().to(light.device)
     side = half_side * light.shape[-1] * pixel_scale / zoom
-    return Observation(frames, torch.log10(side / 100), ideal)
+    return Observation(turned[0], torch.log10(side / 100), ideal, turned)
 
 
 def _jitter(framing: Framing, seeds) -> tuple[Framing, np.ndarray]:

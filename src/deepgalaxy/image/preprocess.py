@@ -17,11 +17,14 @@ import torch.nn.functional as F
 
 from ..errors import ImageError
 
-__all__ = ["FRAME_PIXELS", "FRAMINGS", "Framing", "find_frames", "whole_frames", "cut_frames", "stretch", "to_canvas",
-           "asinh", "largest_of_nine", "opened", "quantile"]
+__all__ = ["FRAME_PIXELS", "FRAMINGS", "TURNS", "Framing", "find_frames", "whole_frames", "cut_frames", "resampled",
+           "stretch", "to_canvas", "asinh", "largest_of_nine", "opened", "quantile"]
 
 #: Pixels on a side of a frame.
 FRAME_PIXELS = 112
+
+#: Degrees by which the frames of one picture are turned that are looked at: about the error of their long axis.
+TURNS = (0.0, 6.0, -6.0)
 
 #: Light is searched for on a grid of this many cells on a side.
 _GRID = 40
@@ -53,6 +56,10 @@ class Framing:
         """Moved by shift (B, 2) half sides, enlarged by zoom (B,) and turned by radians (B,)."""
         return Framing(self.centre + shift * self.half_side[:, None], self.half_side * zoom,
                        self.angle + turn, self.found, self.crowded)
+
+    def turned(self, degrees: float) -> Framing:
+        """Turned counter-clockwise."""
+        return self.jittered(np.zeros_like(self.centre), np.ones_like(self.half_side), np.radians(degrees))
 
 
 def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 320) -> tuple[torch.Tensor, float]:
@@ -250,6 +257,15 @@ def cut_frames(canvas: torch.Tensor, framing: Framing, size: int = FRAME_PIXELS)
         canvas = torch.where((coarse > 2.2)[:, None, None, None], soft, canvas)
     edge = edge[:, None, None, None]
     return F.grid_sample(canvas - edge, grid, align_corners=False, padding_mode="zeros") + edge
+
+
+def resampled(images: torch.Tensor, degrees: float, zoom: float = 1.0, outside: str = "zeros") -> torch.Tensor:
+    """Images (B, 1, H, W) turned and enlarged about their middle; `outside` is torch's `padding_mode`."""
+    angle = np.radians(degrees)
+    c, s = float(np.cos(angle)) / zoom, float(np.sin(angle)) / zoom
+    affine = torch.tensor([[c, -s, 0], [s, c, 0]], device=images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(affine, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode=outside)
 
 
 def stretch(frames: torch.Tensor) -> torch.Tensor:

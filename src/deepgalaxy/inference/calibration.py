@@ -14,7 +14,7 @@ from ..image.observation import image_seeds, light_from_stored, observe_frames
 from ..image.realism import RealismConfig
 from ..labels import HEADS, LABELS, Label
 from ..models.deepgalaxy import DeepGalaxy
-from .posterior import SLOPE, UNTOLD, coverage_level, distributions, mixed, views_of, widths
+from .posterior import N_VIEWS, SLOPE, UNTOLD, coverage_level, distributions, mixed, n_turns, views_of, widths
 
 __all__ = ["predict_dataset", "fit_temperature", "fit_temperatures", "fit_correlation", "light_of"]
 
@@ -22,16 +22,16 @@ _LEVELS = (0.5, 0.68, 0.9, 0.95)
 
 
 def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
-                    scale_known: bool = True, temperatures: dict | None = None, n_views: int = 8, seed: int = 99,
+                    scale_known: bool = True, temperatures: dict | None = None, n_views: int = N_VIEWS, seed: int = 99,
                     on_batch: Callable[[int], None] | None = None, framing: str = "content",
                     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Posteriors {label: (N, n_bins)}, latent means (N, latent_size) and sides of the frames (N,) in kpc, of images."""
     parts, latents, sides = [], [], []
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        seen = _observe(dataset, index, realism, seed, framing)
+        seen = _observe(dataset, index, realism, seed, framing, n_views)
         scale = seen.scale if scale_known else torch.full_like(seen.scale, torch.nan)
-        p, encodings = distributions(model, seen.frames, scale, temperatures, n_views)
+        p, encodings = distributions(model, seen.turned, scale, temperatures, n_views)
         parts.append(p)
         latents.append(encodings[0].mu.numpy())
         sides.append(100 * 10 ** seen.scale.numpy())
@@ -42,7 +42,7 @@ def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, re
 
 
 def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
-                     n_views: int = 8, framing: str = "content", never_told: bool = False) -> dict[str, float]:
+                     n_views: int = N_VIEWS, framing: str = "content", never_told: bool = False) -> dict[str, float]:
     """Two temperatures per label, with the scale told and not, so that central intervals cover what they promise.
 
     Every image is shown with its scale told and without, to a model that is `never_told` only so. Returns what
@@ -51,12 +51,14 @@ def fit_temperatures(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, r
     logits, truths = {}, {}
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        seen = _observe(dataset, index, realism, 98, framing)
+        seen = _observe(dataset, index, realism, 98, framing, n_views)
+        with torch.inference_mode():
+            maps = [model.maps(view) for view in views_of(seen.turned, n_views)]
         for end, scale in (("", seen.scale), (UNTOLD, torch.full_like(seen.scale, torch.nan))):
             if end == "" and (never_told or torch.isnan(scale).all()):
                 continue
             with torch.inference_mode():
-                answers = [model(view, scale)[1] for view in views_of(seen.frames, n_views=n_views)]
+                answers = [model.classify(one, scale) for one in maps]
             for label in HEADS:
                 truth = dataset.labels[label.column][index] if label.column else 100 * 10 ** seen.scale.numpy()
                 known = np.isfinite(truth) & (np.isfinite(scale.numpy()) | (end == UNTOLD))
@@ -137,7 +139,8 @@ def light_of(dataset, index) -> torch.Tensor:
     return light_from_stored(torch.from_numpy(read_images(dataset, index)), dataset.quantity == LOG_SURFACE_DENSITY)
 
 
-def _observe(dataset, index, realism, seed, framing):
+def _observe(dataset, index, realism, seed, framing, n_views):
     light = light_of(dataset, index)
     pixel = torch.from_numpy(dataset.labels["pixel_scale"][index])
-    return observe_frames(light, pixel, image_seeds(seed, 0, index), realism, framing=framing)
+    return observe_frames(light, pixel, image_seeds(seed, 0, index), realism, framing=framing,
+                          n_turns=n_turns(n_views))

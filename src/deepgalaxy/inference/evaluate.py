@@ -16,10 +16,11 @@ from ..models.losses import ssim
 from ..models.weights import Weights
 from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
-from .honesty import auroc, rank_test, tarp
-from .posterior import at_ranks, coverage_level, distributions, levels_together, quantile, views_of
+from .honesty import auroc, rank_test, rank_test_of_all, tarp
+from .posterior import N_VIEWS, at_ranks, coverage_level, distributions, levels_together, n_turns, quantile, views_of
 from .predictor import look_alikes
 from .robustness import robustness
+from .story import UNFAMILIAR
 
 __all__ = ["chosen_images", "confusion", "evaluate_unseen", "label_figures", "reconstruction"]
 
@@ -31,7 +32,7 @@ _BY = (("time", "time", (-200, -50, 0, 100, 200, 350, 500, 1000)),
 
 
 def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: int | None = None,
-                    time_range: tuple[float, float] = (-150.0, 500.0), n_views: int = 8, seed: int = 0,
+                    time_range: tuple[float, float] = (-150.0, 500.0), n_views: int = N_VIEWS, seed: int = 0,
                     on_batch=None) -> tuple[dict, dict]:
     """Errors, coverage, honesty, reconstruction, neighbours and familiarity on a data set of unseen encounters.
 
@@ -45,10 +46,10 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     -------
     result : what `--json` holds.
     samples : {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit"}}}, arrays
-        (N,), in the time range.
+        (N,), in the time range; of all times under "all_times": the same.
 
-    Where the data set has images whose light does not follow mass, realism is of both, and of either too
-    ("realism_by_mass", "realism_other_light"); all else is of those whose light does.
+    Where the data set has images whose light does not follow mass, what is with realism is of both, and the figures
+    are of either too ("realism_by_mass", "realism_other_light"); clean images are of those whose light does.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     temperatures = weights.metadata.get("temperatures", {})
     result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
               "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
-    samples, everything, latents = {}, {}, {}
+    samples, everything, latents = {"all_times": {}}, {}, {}
     told = not weights.learnt.never_told
     correlation = weights.metadata.get("correlation")
     runs = {"clean": (None, told, indices, inside), "realism": (realism, told, *lit),
@@ -80,9 +81,10 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
         p, z, side = predict_dataset(weights.model, dataset, rows, how, scale_known, temperatures, n_views,
                                      seed=seed + 5, on_batch=on_batch, framing=weights.learnt.framing)
         latents[name] = z[within]
-        result[name], samples[name] = _figures(dataset, rows, p, within,
-                                               side if name == "realism_without_scale" else None, correlation)
-        everything[name], _ = label_figures(dataset, rows, p)
+        side = side if name == "realism_without_scale" else None
+        result[name], samples[name] = _figures(dataset, rows, p, within, side, correlation)
+        everything[name], samples["all_times"][name] = _figures(dataset, rows, p, np.full(len(rows), True), side,
+                                                                correlation)
         if name == "realism":
             result["by"] = _breakdown(dataset, rows, p, _signal_to_noise(realism, rows, seed + 5))
             for light, those in (("realism_by_mass", by_mass[rows]), ("realism_other_light", ~by_mass[rows])):
@@ -90,8 +92,8 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
                     result[light], _ = _figures(dataset, rows, p, within & those, None, correlation)
     time = dataset.labels["time"][indices]
     result["all_times"] = {"n_images": len(indices), "time_range": [float(time.min()), float(time.max())], **everything}
-    some = np.random.default_rng(seed).permutation(indices[inside])
-    result["robustness"] = _robustness(weights, dataset, some[:200], realism, temperatures, n_views, seed)
+    some, either = (np.random.default_rng(seed).permutation(rows[within]) for rows, within in ((indices, inside), lit))
+    result["robustness"] = _robustness(weights, dataset, either[:200], realism, temperatures, n_views, seed)
     result["reconstruction"] = reconstruction(weights, dataset, some[:512])
     if library is not None:
         result["neighbours"] = {
@@ -99,8 +101,8 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
                           latents["clean"]),
             "median_abs_dt_5_without_scale": _neighbours(library.index, library, dataset, lit[0][lit[1]],
                                                          latents["realism_without_scale"])["median_abs_dt_5"],
-            **_shown(weights, library, dataset, some[:200], realism, temperatures, n_views, seed)}
-        result["familiarity"] = _familiarity(weights, dataset, some[:600], library, realism, seed)
+            **_shown(weights, library, dataset, some[:200], either[:200], realism, temperatures, n_views, seed)}
+        result["familiarity"] = _familiarity(weights, dataset, either[:600], library, realism, seed)
     return result, samples
 
 
@@ -157,7 +159,7 @@ def _figures(dataset, indices, probability, chosen, side=None, correlation=None)
             "coverage68": float(np.mean(np.abs(pit - 0.5) < 0.34)),
             "coverage95": float(np.mean(np.abs(pit - 0.5) < 0.475)),
             "prior_median_abs_error": float(np.median(np.abs(truth - np.median(truth)))),
-            "rank_test_p": rank_test(pit, group[known]),
+            "rank_test_p": rank_test(pit, group[known]), "rank_test_of_all_p": rank_test_of_all(pit, group[known]),
         }
         samples[label.name] = {"truth": truth, "p16": p16, "p50": p50, "p84": p84, "pit": pit}
     if side is None:  # where the scale is to be found too, draws go by the scale, not by this correlation
@@ -241,22 +243,25 @@ def _familiarity(weights, dataset, indices, library, realism, seed, n_strangers:
 
     def look(frames):
         encodings = [weights.model.encode(f) for f in frames]
-        distance = np.concatenate([library.strangeness(weights.model.unscaled_features(e.maps).numpy())
-                                   for e in encodings])
+        features = np.concatenate([weights.model.unscaled_features(e.maps).numpy() for e in encodings])
         unknown = [torch.full((len(f),), torch.nan) for f in frames]
         stage = torch.cat([weights.model.classify(e.maps, u)["stage"] for e, u in zip(encodings, unknown, strict=True)])
-        return distance, torch.softmax(stage, dim=1).numpy()
+        flagged = np.array([library.familiarity(one[None]) < UNFAMILIAR for one in features])
+        return library.strangeness(features), flagged, torch.softmax(stage, dim=1).numpy()
 
     kinds, others = zip(*strangers(n_strangers, seed=seed), strict=True)
     canvases = [to_canvas(picture)[0] for picture in others]
-    usual, usual_stage = look(observed(indices))
-    strange, _ = look([stretch(cut_frames(c, find_frames(c))) for c in canvases])
-    result = {"auroc": auroc(strange, usual), "by_kind": {
-        kind: auroc(strange[np.array(kinds) == kind], usual) for kind in dict.fromkeys(kinds)}}
+    usual, usual_flagged, usual_stage = look(observed(indices))
+    strange, flagged, _ = look([stretch(cut_frames(c, find_frames(c))) for c in canvases])
+    of = {kind: np.array(kinds) == kind for kind in dict.fromkeys(kinds)}
+    result = {"auroc": auroc(strange, usual),
+              "by_kind": {kind: auroc(strange[rows], usual) for kind, rows in of.items()},
+              "flagged_by_kind": {kind: float(flagged[rows].mean()) for kind, rows in of.items()},
+              "flagged": float(flagged.mean()), "flagged_encounters": float(usual_flagged.mean())}
     for name, k in UNDISTURBED.items():
-        rows = np.flatnonzero((dataset.labels["stage"] == k) & dataset.shines_by_mass)[:400]
+        rows = np.random.default_rng(seed).permutation(np.flatnonzero(dataset.labels["stage"] == k))[:400]
         if len(rows):
-            _, stage = look(observed(rows))
+            *_, stage = look(observed(rows))
             result[f"auroc_{name}"] = auroc(stage[:, k], usual_stage[:, k])
     return result
 
@@ -285,11 +290,11 @@ def _neighbours(index: LatentIndex, library, dataset, indices, latents):
 
 
 @torch.inference_mode()
-def _shown(weights, library, dataset, indices, realism, temperatures, n_views, seed):
-    """How far in time the look-alike is that a person sees first, for images of known scale."""
-    names = {"median_abs_dt_shown": realism, "median_abs_dt_shown_clean": None}
-    return {name: float(np.median(_shown_first(weights, library, dataset, indices, how, temperatures, n_views, seed)))
-            for name, how in names.items()}
+def _shown(weights, library, dataset, clean, observed, realism, temperatures, n_views, seed):
+    """How far in time the look-alike is that a person sees first, for images (indices) of known scale."""
+    names = {"median_abs_dt_shown": (observed, realism), "median_abs_dt_shown_clean": (clean, None)}
+    return {name: float(np.median(_shown_first(weights, library, dataset, *which, temperatures, n_views, seed)))
+            for name, which in names.items()}
 
 
 def _shown_first(weights, library, dataset, indices, realism, temperatures, n_views, seed):
@@ -298,9 +303,9 @@ def _shown_first(weights, library, dataset, indices, realism, temperatures, n_vi
         index = indices[start:start + 64]
         pixel_scale = torch.from_numpy(dataset.labels["pixel_scale"][index])
         seen = observe_frames(light_of(dataset, index), pixel_scale, image_seeds(seed + 8, 0, index), realism,
-                              framing=of.framing)
-        p, encodings = distributions(weights.model, seen.frames, of.told(seen.scale), temperatures, n_views)
-        views = torch.cat(views_of(seen.frames, n_views=len(encodings)), dim=1).numpy()
+                              framing=of.framing, n_turns=n_turns(n_views))
+        p, encodings = distributions(weights.model, seen.turned, of.told(seen.scale), temperatures, n_views)
+        views = torch.cat(views_of(seen.turned, len(encodings)), dim=1).numpy()
         for k, time in enumerate(dataset.labels["time"][index]):
             maps = torch.stack([encoding.maps[k] for encoding in encodings])
             [best] = look_alikes(library, weights, maps, views[k], {name: values[k] for name, values in p.items()}, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,45 +11,43 @@ import torch.nn.functional as F
 from ..labels import FRAME_SIDE, LABELS, STAGES, Label
 from ..models.deepgalaxy import DeepGalaxy, Encoding
 
-__all__ = ["views_of", "resampled", "distributions", "quantile", "coverage_level", "levels_together", "joint_samples",
-           "mixed", "at_ranks", "ranks", "summarise", "tempered", "two_answers", "widths"]
+__all__ = ["N_VIEWS", "views_of", "n_turns", "distributions", "quantile", "coverage_level", "levels_together",
+           "joint_samples", "mixed", "at_ranks", "ranks", "summarise", "tempered", "two_answers", "widths"]
 
+#: Views of a picture that are averaged: its frame and two turned ones, with their mirror images.
+N_VIEWS = 12
 
 #: After a label's name: its temperature where nobody tells the scale; after either, how it goes with the width.
 UNTOLD, SLOPE = ", scale unknown", ", by width"
 
 
-def views_of(frames: torch.Tensor, turn_degrees: float = 6.0, n_views: int = 8) -> list[torch.Tensor]:
-    """The same frames mirrored and slightly turned: up to 8 tensors of the shape of frames.
+def views_of(turned: Sequence[torch.Tensor], n_views: int = N_VIEWS) -> list[torch.Tensor]:
+    """The same frames mirrored, and turned: tensors of the shape of frames, up to four for each turn.
 
     A frame's long axis lies horizontally but has no left and right, nor up and down, so that the
-    four mirror images are equally good; the small turns stand for the error of the axis.
+    four mirror images are equally good; the turns stand for the error of the axis.
+
+    turned : frames (B, 1, n, n), and the same pictures in frames that are turned a little: cut anew, because a frame
+        that is resampled is softer than what the model knows.
     """
     flips = [(), (3,), (2,), (2, 3)]
-    turned = [frames]
-    if n_views > 4:
-        turned = [resampled(frames, turn_degrees), resampled(frames, -turn_degrees)]
-    return [t.flip(axes) if axes else t for t in turned for axes in flips][:n_views]
+    return [frames.flip(axes) if axes else frames for frames in turned for axes in flips][:n_views]
 
 
-def resampled(images: torch.Tensor, degrees: float, zoom: float = 1.0, outside: str = "zeros") -> torch.Tensor:
-    """Images (B, 1, H, W) turned and enlarged about their middle; `outside` is torch's `padding_mode`."""
-    angle = np.radians(degrees)
-    c, s = float(np.cos(angle)) / zoom, float(np.sin(angle)) / zoom
-    affine = torch.tensor([[c, -s, 0], [s, c, 0]]).expand(len(images), 2, 3)
-    grid = F.affine_grid(affine, images.shape, align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False, padding_mode=outside)
+def n_turns(n_views: int) -> int:
+    """How many turned frames so many views take."""
+    return -(-n_views // 4)
 
 
 @torch.inference_mode()
-def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
-                  temperatures: dict[str, float] | None = None, n_views: int = 8,
+def distributions(model: DeepGalaxy, turned: Sequence[torch.Tensor], scale: torch.Tensor,
+                  temperatures: dict[str, float] | None = None, n_views: int = N_VIEWS,
                   ) -> tuple[dict[str, np.ndarray], list[Encoding]]:
     """Posterior of every label, averaged over mirrored and turned views.
 
     Parameters
     ----------
-    frames : (B, 1, n, n).
+    turned : frames (B, 1, n, n), and turned ones, see `views_of`.
     scale : (B,) log10(frame side / 100 kpc), NaN where unknown.
     temperatures : of each label, from calibration; see `tempered`.
 
@@ -56,10 +56,8 @@ def distributions(model: DeepGalaxy, frames: torch.Tensor, scale: torch.Tensor,
     probability : {label: (B, n_bins)}, "stage" among them.
     encodings : of the frames and their mirror images, not turned, min(n_views, 4) of them; the frames first.
     """
-    answers = [model(view, scale) for view in views_of(frames, n_views=n_views)]
-    encodings = [encoding for encoding, _ in answers]
-    if n_views > 4:  # the views were turned
-        encodings = [model.encode(mirrored, scale) for mirrored in views_of(frames, n_views=4)]
+    answers = [model(view, scale) for view in views_of(turned, n_views)]
+    encodings = [encoding for encoding, _ in answers[:4]]
     return {name: tempered(torch.stack([logits[name].float() for _, logits in answers]), temperatures or {}, name,
                            scale).numpy() for name in answers[0][1]}, encodings
 

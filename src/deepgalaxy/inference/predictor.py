@@ -12,7 +12,7 @@ import torch
 
 from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from ..files import shipped
-from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, cut_frames, stretch, to_canvas
+from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, TURNS, Framing, cut_frames, stretch, to_canvas
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, TIME
 from ..models.weights import Weights, load_weights
@@ -20,9 +20,11 @@ from ..search.library import Library
 from ..units import kpc_per_arcsec
 from .clock import set_clock
 from .posterior import (
+    N_VIEWS,
     at_ranks,
     distributions,
     joint_samples,
+    n_turns,
     quantile,
     ranks,
     summarise,
@@ -112,15 +114,15 @@ class Predictor:
     Parameters
     ----------
     library : without one, matches and familiarity are left out.
-    n_views : mirrored and turned views of each image that are averaged, 1 to 8.
+    n_views : mirrored and turned views of each image that are averaged, 1 to 12.
     """
 
-    def __init__(self, weights: Weights, library: Library | None = None, n_views: int = 8):
+    def __init__(self, weights: Weights, library: Library | None = None, n_views: int = N_VIEWS):
         if library is not None and library.model_sha256 != weights.sha256:
             raise LibraryError(f"{library.path}: was made with another model ({library.model_sha256[:12]}, not "
                                f"{weights.sha256[:12]}); make it again with 'deepgalaxy index'")
-        if not 1 <= n_views <= 8:
-            raise ConfigError(f"n_views = {n_views}: must be in 1..8")
+        if not 1 <= n_views <= N_VIEWS:
+            raise ConfigError(f"n_views = {n_views}: must be in 1..{N_VIEWS}")
         self.weights, self.library, self.learnt = weights, library, weights.learnt
         self.n_views = self.learnt.n_views(n_views)
         self._temperatures = weights.metadata.get("temperatures", {})
@@ -165,7 +167,8 @@ class Predictor:
             raise ConfigError(f"n_matches = {n_matches}: must be 0 or more")
         canvas, canvas_pixel = to_canvas(picture.pixels, picture.mask)
         framing = self._frames(canvas)
-        frame = stretch(cut_frames(canvas, framing))
+        turned = self._turned(canvas, framing, self.n_views)
+        frame = turned[0]
         kpc, source = scale.of(picture)
         side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
         side_kpc = side_pixels * kpc if kpc is not None else None
@@ -174,7 +177,7 @@ class Predictor:
         told = sensible and not self.learnt.never_told
         log_scale = torch.tensor([np.log10(side_kpc / 100) if told else np.nan], dtype=torch.float32)
         model = self.weights.model
-        probability, encodings = distributions(model, frame, log_scale, self._temperatures, self.n_views)
+        probability, encodings = distributions(model, turned, log_scale, self._temperatures, self.n_views)
         properties, stage, curves = summarise(probability, 0, QUANTILES)
         estimate = None
         if kpc is None and self.learnt.scale < 1 and FRAME_SIDE.name not in self.learnt.untrained:
@@ -188,11 +191,11 @@ class Predictor:
                 samples["kpc_per_pixel"][:] = kpc
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
             features = model.unscaled_features(maps).numpy()
-        flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties)
+        flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties, mass)
         if told and self.learnt.scale < 1 and FRAME_SIDE.name not in self.learnt.untrained:
             flags += self._odd_scale(maps, side_kpc, side_pixels)
         flags += self.learnt.flags(kpc is not None)
-        clock = set_clock(properties, curves, QUANTILES, mass if kpc is not None else None,
+        clock = set_clock(properties, curves, QUANTILES, mass if told else None,
                           0.2 if mass_dex is None else mass_dex)
         if clock["basis"] == "mass":
             time = TIME.name
@@ -201,7 +204,7 @@ class Predictor:
             flags += _two_times(*curves[TIME.name])
         matches, familiarity = [], float("nan")
         if self.library is not None:
-            views = np.stack([v[0, 0].numpy() for v in views_of(frame, n_views=len(maps))])
+            views = np.stack([v[0, 0].numpy() for v in views_of(turned, len(maps))])
             matches = look_alikes(self.library, self.weights, maps, views, {k: p[0] for k, p in probability.items()},
                                   n_matches, **(ranking or {}))
             familiarity = self.library.familiarity(features)
@@ -214,6 +217,11 @@ class Predictor:
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
             reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
         return story
+
+    @staticmethod
+    def _turned(canvas: torch.Tensor, framing: Framing, n_views: int) -> list[torch.Tensor]:
+        """Frames (B, 1, n, n) of canvases, and turned ones, as many as so many views take."""
+        return [stretch(cut_frames(canvas, framing.turned(degrees))) for degrees in TURNS[:n_turns(n_views)]]
 
     def _odd_scale(self, maps: torch.Tensor, side_kpc: float, side_pixels: float) -> list[str]:
         """A flag if the frame is of another size than its activation maps (V, C, h, w), not told, suggest at 98 %."""
@@ -274,19 +282,23 @@ class Predictor:
         Raises
         ------
         ImageError
-            If they have another shape, or values that are not finite.
+            If they have another shape, values that are not finite, or one of them no light.
         """
-        images = np.asarray(images, np.float32)
+        images = np.asarray(images)
         if images.ndim != 3 or images.shape[1] != images.shape[2] or not np.isfinite(images).all():
             raise ImageError(f"images of shape {images.shape}: must be (B, H, H) and finite; predict takes others")
-        canvas = torch.from_numpy(images)[:, None]
+        low, high = (end(images, axis=(1, 2), keepdims=True).astype(float) for end in (np.min, np.max))
+        if (flat := np.flatnonzero(low == high)).size:
+            raise ImageError(f"images[{flat[0]}]: holds no light: all its pixels are equal")
+        # Large offsets and tiny fluxes both lose digits in single precision, as in `to_canvas`.
+        canvas = torch.from_numpy(((images - low) / (high - low)).astype(np.float32))[:, None]
         framing = self._frames(canvas)
-        frames = stretch(cut_frames(canvas, framing))
+        n_views = min(n_views, self.n_views)
         untold = kpc_per_pixel is None or self.learnt.never_told
         kpc = np.full(len(images), np.nan) if untold else np.asarray(kpc_per_pixel, float)
         scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
-        probability, encodings = distributions(self.weights.model, frames, scale, self._temperatures,
-                                               min(n_views, self.n_views))
+        probability, encodings = distributions(self.weights.model, self._turned(canvas, framing, n_views), scale,
+                                               self._temperatures, n_views)
         return probability, encodings[0].mu.numpy()
 
 
@@ -337,7 +349,7 @@ def _name(image) -> str:
     return image.name if isinstance(image, Picture) else "array" if isinstance(image, np.ndarray) else repr(image)[:80]
 
 
-def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
+def _flags(framing: Framing, side: float | None, properties: dict, mass: float | None) -> list[str]:
     flags = []
     if not framing.found[0]:
         flags.append("no light stands out of the background: the whole picture was taken")
@@ -348,7 +360,9 @@ def _flags(framing: Framing, side: float | None, properties: dict) -> list[str]:
         others = int(framing.crowded[0])
         flags.append(f"{others} other source{'s' if others > 1 else ''} in the field: taken as not belonging")
     if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
-        far = "" if _FRAME_KPC[0] / 2 <= side <= 2 * _FRAME_KPC[1] else "; it is not used"
+        far = ""
+        if not _FRAME_KPC[0] / 2 <= side <= 2 * _FRAME_KPC[1]:
+            far = "; it is not used" + (", nor is the mass" if mass is not None else "")
         flags.append(f"the framed light spans {side:.3g} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
                      f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale{far}")
     label = TIME

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
+import numpy as np
+from scipy.stats import spearmanr
+
 from ..errors import DatasetError
 from ..labels import MASS_RATIO, TIME
 from ..units import REFERENCE_STARS, REFERENCE_TIME
@@ -19,7 +22,10 @@ __all__ = ["evaluate_real", "read_table"]
 #: Stellar masses of bright pairs scatter by so many dex; without a mass, a published Myr is no clock of ours.
 _MASS_DEX = 0.3
 
-_PICTURES = (".fits", ".fit", ".fz", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_PICTURES = (".fits", ".fit", ".fz", ".gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".gif")
+
+#: Of fewer published values nothing is said but how many lie in our intervals.
+_MIN_PUBLISHED = 3
 
 
 def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[int], None] | None = None,
@@ -38,9 +44,13 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     -------
     result : {"protocol": "real", "n_images", "n_failed", "n_published", "published_within_90",
         "published_within_90_without_mass_error" (of a primary as heavy as simulated, as `predict` answers without one),
-        "n_published_ratios", "published_ratio_within_90", "most_systems_per_match", "familiar", "images": [...]}, one
-        row per picture: its quantiles of time and mass ratio, what was published, whether that lies within our 90 %,
-        its best match.
+        "published_within_68", "published_rank_correlation" (Spearman's, of our medians),
+        "published_median_abs_difference" (of our medians, Myr), "published_median_abs_difference_of_guess" (of who
+        answers with the median of the others' published times), "n_published_ratios", "published_ratio_within_90",
+        "published_ratio_rank_correlation", "most_systems_per_match", "familiar", "images": [...]}, one row per
+        picture: its quantiles of time and mass ratio, what was published, whether that lies within our 90 %, its best
+        match. Correlations and differences are None of fewer than three, correlations also of equal values; "familiar"
+        is where the library does not know.
     stories : of the pictures, in their order; (name, error) for one that has none.
 
     Raises
@@ -61,17 +71,40 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     answered = [image for image in images if "error" not in image]
     published = [image for image in answered if image["published_time"] is not None]
     ratios = [image for image in answered if image["published_mass_ratio"] is not None]
-    # Without a library nothing is known of that.
-    familiar = sum(image["familiarity"] >= UNFAMILIAR for image in answered) if predictor.library is not None else None
+    times, theirs = [image["time"]["p50"] for image in published], [image["published_time"] for image in published]
+    difference, of_guess = _differences(times, theirs)
+    # Without a library, or with one that has nothing to compare with, nothing is known of that.
+    known = [image["familiarity"] for image in answered if math.isfinite(image["familiarity"])]
     best = Counter((image["match"]["encounter"], image["match"]["time_myr"]) for image in answered if image["match"])
     return {"protocol": "real", "model": predictor.weights.identity, "n_images": len(images),
             "n_failed": len(images) - len(answered), "n_published": len(published),
             "published_within_90": sum(image["within_90"] for image in published),
             "published_within_90_without_mass_error": sum(image["within_90_without_mass_error"] for image in published),
+            "published_within_68": sum(image["time"]["p16"] <= image["published_time"] <= image["time"]["p84"]
+                                       for image in published),
+            "published_rank_correlation": _rank_correlation(times, theirs),
+            "published_median_abs_difference": difference, "published_median_abs_difference_of_guess": of_guess,
             "n_published_ratios": len(ratios),
             "published_ratio_within_90": sum(image["ratio_within_90"] for image in ratios),
+            "published_ratio_rank_correlation": _rank_correlation([image["mass_ratio"]["p50"] for image in ratios],
+                                                                  [image["published_mass_ratio"] for image in ratios]),
             "most_systems_per_match": max(best.values(), default=0),
-            "familiar": familiar, "images": images}, stories
+            "familiar": sum(value >= UNFAMILIAR for value in known) if known else None, "images": images}, stories
+
+
+def _rank_correlation(ours: list[float], published: list[float]) -> float | None:
+    """Spearman's, -1 to 1; None of too few, and where all of ours or of theirs are equal."""
+    if len(published) < _MIN_PUBLISHED or len(set(ours)) == 1 or len(set(published)) == 1:
+        return None
+    return float(spearmanr(ours, published).statistic)
+
+
+def _differences(ours: list[float], published: list[float]) -> tuple[float, float] | tuple[None, None]:
+    """Median distance of ours from the published ones, and that of who answers with the median of the others."""
+    if len(published) < _MIN_PUBLISHED:
+        return None, None
+    guesses = [np.median(np.delete(published, k)) for k in range(len(published))]
+    return tuple(float(np.median(np.abs(np.subtract(answers, published)))) for answers in (ours, guesses))
 
 
 def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
@@ -110,7 +143,8 @@ def read_table(folder: str | Path) -> list[dict]:
         if any(not path.name or path.is_absolute() or ".." in path.parts for path in inside):
             raise DatasetError(f"{tables[0]}: every line needs a column 'file', the name of a picture in the folder")
     if not rows:
-        raise DatasetError(f"{folder}: holds no pictures; give a folder of FITS, PNG, JPEG or TIFF files")
+        raise DatasetError(f"{folder}: holds no pictures; give a folder of FITS, PNG, JPEG, TIFF, WebP or GIF "
+                           "files")
     return rows
 
 

@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..inference.posterior import N_VIEWS
 from ..labels import HEADS, LABELS, STARLIGHT, UNDISTURBED
 from ..models.weights import Weights
 from . import coverage_error
@@ -30,6 +31,7 @@ class About:
                     "of the orbital plane to the sky, stage, each as a distribution.")
     data: str = ""  #: after what the recipe says of the data
     training: str = ""  #: after what the recipe says of the training
+    figures: str = ""  #: after what the evaluation says
     limits: tuple[str, ...] = ()  #: after those that all models have
 
 
@@ -47,7 +49,8 @@ def model_card(weights: Weights, result: dict, library=None, about: About | None
     if library is not None:
         head += f"; library of {_library(library)}"
     sections = {"What it is for": [about.purpose], "Data": _data(weights, about), "Training": _training(weights, about),
-                "Protocol and figures": _figures(weights, result), "Limits": [_limits(weights, about)]}
+                "Protocol and figures": [*_figures(weights, result), about.figures],
+                "Limits": [_limits(weights, about)]}
     parts = [f"# Model card: {weights.name} {weights.version}", head]
     for title, blocks in sections.items():
         first, *rest = [_wrapped(block.strip()) for block in blocks if block.strip()]
@@ -102,13 +105,15 @@ def _training(weights: Weights, about: About) -> list[str]:
 
 
 def _figures(weights: Weights, e: dict) -> list[str]:
-    (t0, t1), views = e["time_range"], weights.learnt.n_views(8)
-    light = (" Images with realism are in equal parts of light that follows mass and of other light; the clean ones of "
-             "the former." if "realism_by_mass" in e else "")
+    (t0, t1), views = e["time_range"], weights.learnt.n_views(N_VIEWS)
+    light = (" Images with realism are in equal parts of light that follows mass and of other light, here and below; "
+             "the clean ones of the former." if "realism_by_mass" in e else "")
     return [f"`unseen`: {e['n_encounters']} whole encounters that were not trained on, {e['n_images']:,} images, "
             f"{t0:g} to {t1:g} Myr, frames found by content, {views} mirrored and turned views averaged. "
             '"Guessing" answers with the median of the truth; p is that the ranks of the truths are uniform, with one '
-            "image of each encounter at a time (the median of many such draws). Images of one encounter err together: "
+            "image of each encounter at a time (the median of many such draws: a test that hardly tells 68 % from 75), "
+            "p of all that they are in all images together, in units of how encounters differ. Images of one encounter "
+            "err together: "
             f"a coverage of 68 % is known to at worst {100 * coverage_error(e['n_encounters']):.1f} %.{light}",
             _labels(e), f"{_tarp(e)} {_stage(e)}", *_all_times(e), _familiarity(e), *_robustness(e), _breakdown(e),
             _neighbours(e)]
@@ -118,9 +123,9 @@ def _labels(e: dict) -> str:
     """Figures per label and kind of image."""
     rows = [(label.name, title, f"{v['median_abs_error']:.3g} {v['unit']}", f"{v['mean_abs_error']:.3g}",
              f"{v['prior_median_abs_error']:.3g}", f"{100 * v['coverage68']:.1f} %", f"{100 * v['coverage95']:.1f} %",
-             f"{v['rank_test_p']:.2g}")
+             f"{v['rank_test_p']:.2g}", "" if (p := v["rank_test_of_all_p"]) is None else f"{p:.2g}")
             for kind, title in _KINDS.items() for label in HEADS if (v := e.get(kind, {}).get(label.name))]
-    head = "label", "images", "median error", "mean error", "guessing", "68 % covers", "95 % covers", "p"
+    head = "label", "images", "median error", "mean error", "guessing", "68 % covers", "95 % covers", "p", "p of all"
     return _table(head, rows)
 
 
@@ -165,7 +170,12 @@ def _familiarity(e: dict) -> str:
     if not figures:
         return ""
     kinds = ", ".join(f"{kind} ({value:.2f})" for kind, value in figures["by_kind"].items())
-    text = f"Familiarity tells {kinds} from unseen encounters with realism with an AUROC of {figures['auroc']:.3f}. "
+    text = (f"Familiarity tells {kinds} from unseen encounters with realism with an AUROC of {figures['auroc']:.3f} "
+            "(0.5 is chance). ")
+    if figures["flagged_by_kind"]:
+        flagged = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in figures["flagged_by_kind"].items())
+        text += (f"Flagged as unlike anything simulated are {100 * figures['flagged']:.0f} % of them ({flagged}), and "
+                 f"{100 * figures['flagged_encounters']:.0f} % of the unseen encounters. ")
     for name, what in (("auroc_single", "single galaxies"), ("auroc_chance", "chance pairs")):
         if figures.get(name) is not None:
             text += f"The stage tells {what} from mergers with an AUROC of {figures[name]:.3f}. "
@@ -176,7 +186,8 @@ def _robustness(e: dict) -> list[str]:
     rows = [(change, *(f"{100 * labels[label.name]['within']:.0f} %" if label.name in labels else ""
                        for label in LABELS)) for change, labels in (e.get("robustness") or {}).items()]
     head = ("the same picture", *(label.title.lower() for label in LABELS))
-    return ["Medians that move less than half of their own 68 % interval:", _table(head, rows)] if rows else []
+    return ["Medians that move less than half of their own 68 % interval, of images with realism but for what a "
+            "display, black borders and a sharper picture would add:", _table(head, rows)] if rows else []
 
 
 def _neighbours(e: dict) -> str:

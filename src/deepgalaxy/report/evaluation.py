@@ -25,7 +25,7 @@ _FIGURES = {
     "median_abs_error": "median |error|", "mean_abs_error": "mean |error|",
     "prior_median_abs_error": "median |error| of the prior",
     "coverage68": "68 % interval holds", "coverage95": "95 % interval holds",
-    "rank_test_p": "ranks of the truth are uniform (p)",
+    "rank_test_p": "ranks of the truth are uniform (p)", "rank_test_of_all_p": "the same, of all images together (p)",
 }
 _BREAKDOWNS = {"time": "Time since pericentre, Myr", "mass_ratio": "Mass ratio",
                "view_inclination": "Angle of view, degrees", "signal_to_noise": "Signal to noise per pixel",
@@ -35,7 +35,10 @@ _OTHERS = {
     "tarp_clean": "TARP, clean: furthest from the promised coverage",
     "tarp_by_chance_clean": "what chance makes of 0 there, in the median",
     "tarp_realism": "TARP with realism", "tarp_by_chance_realism": "what chance makes of 0 there",
+    "tarp_clean_all_times": "TARP of all times, clean", "tarp_realism_all_times": "TARP of all times, with realism",
     "stage_accuracy": "right stage, with realism", "auroc": "familiarity tells what is no merger (AUROC)",
+    "flagged": "pictures of something else that are flagged as unfamiliar",
+    "flagged_encounters": "unseen encounters that are, with realism",
     "auroc_single": "stage tells single galaxies from mergers (AUROC)",
     "auroc_chance": "stage tells chance pairs from mergers (AUROC)",
     "median_abs_dt_5": "median |time difference| to the five nearest neighbours in z, clean, Myr",
@@ -56,7 +59,7 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
         What `deepgalaxy evaluate --json` holds; what is missing is left out.
     samples : dict or None
         {"clean" | "realism" | "realism_without_scale": {label: {"truth", "p16", "p50", "p84", "pit": (N,)}}};
-        without it, no plots.
+        without it, no plots; of all times under "all_times": the same.
     folder : path
         Made where it is missing.
 
@@ -78,8 +81,10 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
             kinds.append({"title": title, "columns": [_FIGURES[name] for name in names], "rows": [
                 (label, [_show(label, name, table[label.name].get(name)) for name in names])
                 for label in labels]})
-        if samples and samples.get(kind):
-            image = png(evaluation_figure(samples[kind]))
+        of_kind = (samples or {}).get(kind) or ((samples or {}).get("all_times") or {}).get(
+            kind.removesuffix("_all_times"))
+        if of_kind:
+            image = png(evaluation_figure(of_kind))
             write_file(folder / f"evaluation_{kind}.png", image)
             plots.append((title, "data:image/png;base64," + base64.b64encode(image).decode()))
     for name, matrix, names in _confusions(result):
@@ -89,8 +94,9 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
     flat = {**result, **(result.get("reconstruction") or {}), **(result.get("neighbours") or {}),
             **(result.get("familiarity") or {})}
     for kind in ("clean", "realism"):
-        for name, value in ((result.get(kind) or {}).get("joint") or {}).items():
-            flat[f"{name}_{kind}"] = value
+        for end, part in (("", result), ("_all_times", result.get("all_times") or {})):
+            for name, value in ((part.get(kind) or {}).get("joint") or {}).items():
+                flat[f"{name}_{kind}{end}"] = value
     flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
     page = fill(_BODY, f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result, kinds=kinds,
@@ -106,12 +112,12 @@ def where(row: dict) -> str:
     return f"{row['low']:g} and more" if row["high"] is None else f"{row['low']:g} to {row['high']:g}"
 
 
-def _tables(result: dict) -> list[tuple[str | None, str, dict]]:
-    """Kind, title and figures per label: in the main range of times, and of all snapshots (no kind)."""
+def _tables(result: dict) -> list[tuple[str, str, dict]]:
+    """Kind, title and figures per label: in the main range of times, and of all snapshots."""
     tables = [(kind, title, result.get(kind) or {}) for kind, title in _KINDS.items()]
     if everything := result.get("all_times"):
         t0, t1 = everything["time_range"]
-        tables += [(None, f"{title}, all times ({t0:.0f} to {t1:.0f} Myr)", everything.get(kind) or {})
+        tables += [(f"{kind}_all_times", f"{title}, all times ({t0:.0f} to {t1:.0f} Myr)", everything.get(kind) or {})
                    for kind, title in _KINDS.items()]
     return tables
 
@@ -271,7 +277,7 @@ def _show(label: Label, name: str, value) -> str:
         return "–"
     if name.startswith("coverage"):
         return f"{100 * value:.1f} %"
-    if name == "rank_test_p":
+    if name.startswith("rank_test"):
         return f"{value:.2f}" if value >= 0.01 else "< 0.01"
     return f"{value:.1f}{unit(label)}" if unit(label) else f"{value:.3f}"
 

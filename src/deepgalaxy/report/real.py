@@ -12,6 +12,7 @@ from ..labels import TIME
 from . import make_folder, number, printable, shorten, write_file
 from .figures import CMAP, THEME, png
 from .html import fill
+from .terminal import order_sentence
 
 __all__ = ["write_real", "real_figure"]
 
@@ -43,6 +44,7 @@ def write_real(result: dict, stories: list, folder) -> Path:
         sheets.append("data:image/png;base64," + base64.b64encode(image).decode())
     page = fill(
         _BODY, "deepgalaxy: real pictures", result=result, sheets=sheets, printable=printable,
+        order=order_sentence(result),
         failed=[row for row in result["images"] if "error" in row],
         outside=[row for row in result["images"] if row.get("within_90") is False])
     return write_file(folder / "real.html", page)
@@ -97,9 +99,10 @@ _BODY = """\
 <h1>Real pictures</h1>
 <p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
 times lie within our 90 % interval ({{ result.published_within_90_without_mass_error }} if the primary is taken to weigh
-what the simulated one does, exactly) ·
+what the simulated one does, exactly), {{ result.published_within_68 }} within our 68 % interval ·
 {% if result.n_published_ratios %}
-{{ result.published_ratio_within_90 }} of {{ result.n_published_ratios }} published mass ratios do ·
+{{ result.published_ratio_within_90 }} of {{ result.n_published_ratios }} published mass ratios lie within our 90 %
+interval ·
 {% endif %}
 {% if not result.most_systems_per_match %}
 no look-alikes without a library
@@ -109,6 +112,9 @@ no look-alikes without a library
 no two pictures share a best match
 {% endif %}
 {% if result.familiar is not none %}· {{ result.familiar }} look familiar to the model{% endif %}</p>
+{% if order %}
+<p class="muted">{{ order }}</p>
+{% endif %}
 </header>
 {% for sheet in sheets %}
 <img class="plot" src="{{ sheet }}" alt="real pictures and their look-alikes, with times">

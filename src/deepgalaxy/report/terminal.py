@@ -23,7 +23,7 @@ from . import (
     unit,
 )
 
-__all__ = ["story_table", "matches_table", "evaluation_table", "paper_table", "real_table"]
+__all__ = ["story_table", "matches_table", "evaluation_table", "order_sentence", "paper_table", "real_table"]
 
 _TITLES = {"time_since_pericentre": "time since\npericentre", "mass_ratio": "mass\nratio",
            "size_ratio": "size\nratio", "view_inclination": "view"}
@@ -149,21 +149,42 @@ def paper_table(result: dict) -> Table:
 
 def real_table(result: dict) -> Table:
     """Ours beside what was published."""
-    table = Table("picture", "time, Myr (90 %)", "published", "within", "best match", "familiar",
-                  title=f"{result['n_images']} real pictures")
+    table = Table("picture", "time, Myr (90 %)", "published", "within", "best match",
+                  title=f"{result['n_images']} real pictures", caption_justify="left")
+    familiar = result["familiar"] is not None
+    if familiar:
+        table.add_column("familiar")
     for row in result["images"]:
         if "error" in row:
-            table.add_row(Text(printable(row["name"])), Text(printable(row["error"]), style="red"), "", "", "", "")
+            table.add_row(Text(printable(row["name"])), Text(printable(row["error"]), style="red"))
             continue
         t, match = row["time"], row["match"]
         published = "" if row["published_time"] is None else f"{row['published_time']:.0f}"
         table.add_row(Text(printable(row["name"])), f"{t['p50']:+.0f} ({t['p05']:.0f} to {t['p95']:.0f})", published,
                       {True: "yes", False: "no", None: ""}[row["within_90"]],
                       Text(f"{printable(match['encounter'])} {match['time_myr']:+.0f} Myr" if match else ""),
-                      percent(row["familiarity"]))
+                      *([percent(row["familiarity"])] if familiar else []))
     table.caption = (f"{result['published_within_90']} of {result['n_published']} published times within our 90 % "
                      f"({result['published_within_90_without_mass_error']} for a primary that weighs what the "
-                     f"simulated one does, exactly), {result['published_ratio_within_90']} of "
-                     f"{result['n_published_ratios']} mass ratios; at most {result['most_systems_per_match']} pictures "
-                     "share a best match")
+                     f"simulated one does, exactly), {result['published_within_68']} within our 68 %, "
+                     f"{result['published_ratio_within_90']} of {result['n_published_ratios']} mass ratios within our "
+                     f"90 %; at most {result['most_systems_per_match']} pictures share a best match")
+    if order := order_sentence(result):
+        table.caption += f". {order}"
     return table
+
+
+def order_sentence(result: dict) -> str:
+    """How our times and mass ratios go with the published ones; empty where too few are published."""
+    sentences = []
+    if (apart := result["published_median_abs_difference"]) is not None:
+        sentences.append(f"Their order: {_correlation(result['published_rank_correlation'])}; {apart:.0f} Myr apart in "
+                         f"the median, {result['published_median_abs_difference_of_guess']:.0f} if one answers with "
+                         "the median of the others.")
+    if (ratios := result["published_ratio_rank_correlation"]) is not None:
+        sentences.append(f"Order of the mass ratios: {_correlation(ratios)}.")
+    return " ".join(sentences)
+
+
+def _correlation(value: float | None) -> str:
+    return f"rank correlation {'?' if value is None else f'{value:.2f}'}"

@@ -16,6 +16,7 @@ from ..errors import DatasetError, DeepGalaxyWarning
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
+from ..inference.posterior import N_VIEWS
 from ..models.weights import Weights, load_weights, update_metadata
 from ..training.fit import TrainConfig, split
 from .index import LatentIndex
@@ -54,6 +55,8 @@ def _new(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
 def not_trained_on(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
     """Indices of images that were not trained on, see `_new`; a DatasetError if there are none."""
     new = _new(weights, dataset)
+    if not dataset.is_encounter.any():
+        raise DatasetError(f"{dataset.path}: shows single galaxies and chance pairs only; give one of encounters")
     if not len(new):
         raise DatasetError(f"{dataset.path}: the model was trained on all of its encounters; calibrate on others, or "
                            "keep its temperatures (--no-calibration)")
@@ -80,7 +83,7 @@ def calibrate(model: str | Path, data, n_images: int = 4096, output: str | Path 
     weights, dataset = load_weights(model), open_data(data)
     held = np.random.default_rng(1).permutation(not_trained_on(weights, dataset))[:n_images]
     realism, of = _realism_of(weights), weights.learnt
-    temperatures = fit_temperatures(weights.model, dataset, held, realism, of.n_views(8), of.framing,
+    temperatures = fit_temperatures(weights.model, dataset, held, realism, of.n_views(N_VIEWS), of.framing,
                                     of.never_told)
     correlation = fit_correlation(weights.model, dataset, held[:n_images // 2], realism, temperatures, of.n_views(4),
                                   of.framing, of.never_told)
@@ -95,9 +98,17 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
     """Write a library of the data set's images, spread evenly; returns how many.
 
     Encounters held out of training are in it too: it is a set of references, and the more the better.
+
+    Raises
+    ------
+    DatasetError
+        If none of its images may be in a library.
     """
     weights, dataset = load_weights(model), open_data(data)
     chosen = _spread(library_images(dataset), n_images)
+    if not len(chosen):
+        raise DatasetError(f"{dataset.path}: holds no image of an encounter whose light follows mass, and a library is "
+                           "made of such; give a data set with some")
     of, model = weights.learnt, weights.model
     z, z_told, thumbnails = [], [], []
     for start in range(0, len(chosen), 128):

@@ -48,6 +48,8 @@ class LatentIndex:
         z, changes = np.asarray(z, np.float64), np.asarray(changes, np.float64)
         noise = changes.T @ changes / len(changes) + floor * z.var(axis=0).mean() * np.eye(z.shape[1])
         values, vectors = np.linalg.eigh(noise)
+        # Of one image, or of equal ones, the floor is 0, and observation may leave some directions as they were.
+        values = np.maximum(values, 1e-6 * max(float(values[-1]), 1e-6))
         return (vectors / np.sqrt(values)).astype(np.float32)
 
     def __len__(self):
