@@ -1,5 +1,6 @@
 """The file of images: what is written is read, what is broken is found, nothing leads outside."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -377,6 +378,8 @@ def test_missing_or_read_only_folder_is_one_line(tmp_path):
 @pytest.mark.parametrize("change, words", [
     ({"stage": STAGE[:2]}, "stage"), ({"attributes": {"mass_ratio": 1.0}}, "size_ratio"),
     ({"name": "../etc"}, "name"), ({"attributes": {**PARAMETERS, "list": [1]}}, "list"),
+    ({"attributes": {**PARAMETERS, "primary_stars": 0}}, "primary_stars"),
+    ({"cameras": [dataclasses.replace(camera_images(), images=np.ones((3, 16, 20), np.float16))]}, "must be square"),
     ({"cameras": []}, "camera"), ({"separation": np.array([1, np.nan, 2])}, "finite")])
 def test_bad_encounter_is_refused_before_it_is_written(tmp_path, change, words):
     good = {"name": "one", "attributes": PARAMETERS, "cameras": [camera_images()], "stage": STAGE,
@@ -476,7 +479,8 @@ def _replace_images(path, **options):
     ({"data": np.zeros((3, 32, 32), np.float16)}, "shape"),
     ({"data": np.zeros((3, 32, 32, 1), "S4")}, "array of numbers"),
     ({"data": np.zeros((3, 32, 32, 1), np.float64)}, "float16 or uint8"),
-    ({"data": np.zeros((3, 64, 64, 1), np.float16)}, "same shape")])
+    ({"data": np.zeros((3, 64, 64, 1), np.float16)}, "same shape"),
+    ({"data": np.zeros((3, 24, 32, 1), np.float16)}, "'images_camera_00' must hold square images, got 24 x 32")])
 def test_absurd_images_are_refused_before_they_are_read(dummy, options, words):
     _replace_images(dummy, **options)
     assert_refused(dummy, words)
@@ -512,6 +516,16 @@ def test_an_attribute_of_another_type_is_one_line(dummy, name, value):
     assert f"group encounter_0001: attribute '{name}' must be a single" in line and "\n" not in line
     with pytest.raises(DatasetError, match=f"attribute '{name}'"):
         Dataset(dummy)
+
+
+@pytest.mark.parametrize("kind", ["encounter", "chance", "single"])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, "heavy"])
+@pytest.mark.parametrize("name", ["mass_ratio", "size_ratio", "pericentre", "primary_stars"])
+def test_what_must_be_a_positive_number_is_one_whatever_the_group_shows(dummy, kind, value, name):
+    with h5py.File(dummy, "r+") as f:
+        f["encounter_0001"].attrs.update({"kind": kind, name: value})
+    assert_refused(dummy, f"group encounter_0001: attribute '{name}' must be a positive number, got {value}")
+    assert len(check_dataset(dummy)) == 1
 
 
 @pytest.mark.parametrize("name, change", [

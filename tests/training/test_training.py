@@ -25,9 +25,10 @@ from deepgalaxy.image.observation import image_seeds, light_from_stored, observe
 from deepgalaxy.image.realism import RealismConfig
 from deepgalaxy.inference.calibration import light_of
 from deepgalaxy.inference.predictor import Predictor
+from deepgalaxy.labels import NO_STAGE
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
-from deepgalaxy.models.weights import load_weights, save_weights, update_metadata
-from deepgalaxy.training.callbacks import Checkpoints
+from deepgalaxy.models.weights import Learnt, load_weights, save_weights, update_metadata
+from deepgalaxy.training.callbacks import STOPS, Checkpoints, read_metrics
 from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
 from deepgalaxy.training.heads import Features
 from deepgalaxy.training.module import LossConfig, TrainingModule
@@ -73,12 +74,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums in one order; and what fit changes in this process is put back."""
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    """Sums in one order."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def recipe(data, output, **options):
@@ -253,7 +253,7 @@ def test_terminated_run_goes_on_where_it_was(straight, data, tmp_path):
         if len(stopping) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
+    with pytest.raises(KeyboardInterrupt):
         fit(config, say)
     assert not (tmp_path / "run" / "model.safetensors").exists()
     said = []
@@ -277,7 +277,7 @@ def test_terminated_in_mid_epoch_it_goes_on_from_that_step(straight, data, tmp_p
 
     monkeypatch.setattr(TrainingModule, "training_step", stopped)
     said = []
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
+    with pytest.raises(KeyboardInterrupt):
         fit(config, said.append)
     assert "asked to stop (SIGTERM)" in said[-1]
     newest = Checkpoints.newest(tmp_path / "run" / "checkpoints")
@@ -288,11 +288,34 @@ def test_terminated_in_mid_epoch_it_goes_on_from_that_step(straight, data, tmp_p
     assert names == ["epoch_00000.ckpt", "epoch_00001.ckpt"]
 
 
-def test_fit_leaves_the_process_as_it_was(straight, data, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    config, _, _ = straight
-    fit(config, say=lambda line: None)  # all epochs are done: nothing but the weights is written
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_fit_leaves_the_process_as_it_was(data, tmp_path):
+    """Whether it came to its end or was stopped."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe(data, tmp_path / "run"), say=lambda line: os.kill(os.getpid(), signal.SIGINT))
+    assert {number: signal.getsignal(number) for number in STOPS} == before
+    fit(recipe(data, tmp_path / "run"), say=lambda line: None)
+    assert {number: signal.getsignal(number) for number in STOPS} == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_writes_a_checkpoint_and_ends_as_everywhere(data, tmp_path, workers):
+    config = recipe(data, tmp_path / "run", epochs=1000, loader_workers=workers)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(config.to_json())  # JSON is YAML
+    child = subprocess.Popen([sys.executable, "-m", "deepgalaxy", "train", str(path)], stderr=subprocess.PIPE,
+                             text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        assert child.stderr.readline().startswith("epoch 1/1000")
+        os.killpg(child.pid, signal.SIGINT)  # Ctrl-C reaches the processes that read as well
+        err = child.communicate(timeout=120)[1].splitlines()
+    finally:
+        child.kill()
+    assert child.returncode == 130, err
+    assert err[-2].startswith("asked to stop (SIGINT): a checkpoint is written")
+    assert err[-1] == "stopped; what was finished is kept" and all(line.startswith("epoch ") for line in err[:-2])
+    assert Checkpoints.newest(tmp_path / "run" / "checkpoints") is not None
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_a_lost_worker_ends_the_training_and_the_next_start_goes_on(data, tmp_path):
@@ -726,6 +749,63 @@ def test_changed_recipe_does_not_go_on_from_the_old_checkpoints(straight, data, 
         fit(changed, say=lambda line: None)
 
 
+@pytest.mark.parametrize("note", [True, False], ids=["noted", "older"])
+def test_a_training_goes_on_with_the_same_file_by_another_path(data, tmp_path, monkeypatch, note):
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(data, tmp_path / "a.h5")
+    config = recipe("../a.h5", "../run", epochs=1)
+    (tmp_path / "recipes" / "r.yaml").write_text(config.to_json())
+    monkeypatch.chdir(tmp_path)
+    fit(read_recipe("recipes/r.yaml"), say=lambda line: None)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["data"] == "a.h5"
+    if not note:
+        (tmp_path / "run" / "data.json").unlink()
+    monkeypatch.chdir(tmp_path / "recipes")
+    said = []
+    fit(read_recipe("r.yaml").model_copy(update={"epochs": 2}), say=said.append)
+    assert said[0] == "going on from epoch_00000.ckpt"
+    shutil.copy(data, tmp_path / "b.h5")
+    with pytest.raises(ConfigError, match=r"^data = ../b.h5: the training in ../run was begun with ../a.h5"):
+        fit(read_recipe("r.yaml").model_copy(update={"data": "../b.h5", "epochs": 3}), say=lambda line: None)
+
+
+def test_data_that_changed_under_a_training_are_one_line(data, tmp_path):
+    """A random split would hold out what was trained on."""
+    path, other = tmp_path / "suite.h5", tmp_path / "other.h5"
+    shutil.copy(data, path)
+    config = recipe(path, tmp_path / "run", epochs=1, split="random")
+    fit(config, say=lambda line: None)
+    longer = config.model_copy(update={"epochs": 2})
+    shutil.copy(data, other)
+    with h5py.File(other, "r+") as f:
+        f.move("encounter_0003", "encounter_0009")
+    path.unlink()  # HDF5 knows by its number a file that is still open
+    shutil.copy(other, path)
+    with pytest.raises(ConfigError, match="suite.h5: holds other encounters than when the training in .*run was begun"):
+        fit(longer, say=lambda line: None)
+    with h5py.File(other, "r+") as f:
+        f.copy("encounter_0009", "encounter_0003")
+    path.unlink()
+    shutil.copy(other, path)
+    with pytest.raises(ConfigError, match="suite.h5: has 40 images, and had 32 when the training in") as caught:
+        fit(longer, say=lambda line: None)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "run" / "data.json").unlink()  # as before there was such a note
+    assert load_weights(fit(longer, say=lambda line: None)).metadata["n_images"] == 40
+
+
+def test_a_line_of_metrics_that_was_cut_costs_no_other(straight, tmp_path):
+    config, _, _ = straight
+    shutil.copytree(config.output, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    (tmp_path / "run" / "checkpoints" / "epoch_00001.ckpt").unlink()
+    fit(config.model_copy(update={"output": str(tmp_path / "run")}), say=lambda line: None)
+    assert len(path.read_text().splitlines()) == 3
+    rows = read_metrics(path)
+    assert [row["epoch"] for row in rows] == [0, 1] and [row["steps"] for row in rows] == [2, 4]
+
+
 def test_checkpoint_of_another_architecture_is_one_line(straight, tmp_path):
     config, _, _ = straight
     shutil.copytree(config.output, tmp_path / "run")
@@ -878,6 +958,30 @@ def test_a_model_says_what_it_was_not_trained_for(data, tmp_path, told, flag):
     same = known.properties["time_since_pericentre"] == unknown.properties["time_since_pericentre"]
     assert same or told > 0  # what it never learnt to use, it is not told
     assert (unknown.kpc_per_pixel_estimate is None) == (told == 1)
+
+
+def test_a_model_says_what_its_images_never_told(straight, tmp_path):
+    """Published files know no stage and no scale."""
+    assert load_weights(straight[1]).metadata["never_seen"] == [] and load_weights(straight[1]).learnt == Learnt()
+    path = write_dummy_dataset(tmp_path / "published.hdf5", n_encounters=4, n_snapshots=4, n_cameras=2, n_pixels=64,
+                               published=True)
+    weights = load_weights(fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None))
+    assert weights.learnt.untrained == ("frame_side", "stage") and weights.learnt.never_told
+    picture = np.hypot(*np.mgrid[-40:40, -40:40])
+    known, unknown = (Predictor(weights).predict(-picture, kpc_per_pixel=kpc) for kpc in (0.5, None))
+    assert any("not trained for stage" in text for text in known.flags)
+    assert any("trained without the size of a pixel" in text for text in known.flags)
+    assert known.properties == unknown.properties and unknown.kpc_per_pixel_estimate is None
+
+
+def test_one_stage_alone_teaches_none(data, tmp_path):
+    path = tmp_path / "suite.h5"
+    shutil.copy(data, path)
+    with h5py.File(path, "r+") as f:
+        for group in f.values():
+            group["stage"][...] = np.where(group["stage"][()] == 0, 0, NO_STAGE)
+    weights = load_weights(fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None))
+    assert weights.metadata["never_seen"] == ["stage"] and weights.learnt == Learnt(untrained=("stage",))
 
 
 def test_the_autoencoder_alone_is_trained_and_gone_on_from(data, tmp_path):

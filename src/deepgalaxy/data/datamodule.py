@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import numpy as np
 import torch
@@ -196,8 +197,13 @@ class GlobalBatches(Sampler):
 def loader(images: EncounterImages, batches, workers: int = 0) -> DataLoader:
     """A DataLoader over batches of positions."""
     return DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=_as_it_is,
-                      persistent_workers=workers > 0)
+                      persistent_workers=workers > 0, worker_init_fn=_leave_ctrl_c)
 
 
 def _as_it_is(batch):  # not a lambda: processes that are spawned get it by its name
     return batch
+
+
+def _leave_ctrl_c(_):
+    """Ctrl-C reaches these processes too; the one that trains still needs them for its last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -53,7 +53,7 @@ class Dataset:
         "separation" (kpc), "pericentre" (kpc), "pixel_scale" (kpc per pixel), NaN where not known,
         as are times and views of single galaxies and chance pairs;
         uint8 "stage", `labels.NO_STAGE` where not known.
-    shape : (H, W)
+    shape : (H, W), the same number twice: images are square
     quantity : str
         `schema.LOG_SURFACE_DENSITY` or `schema.STRETCHED`.
     config : str

@@ -22,7 +22,7 @@ from ..progress import one_line
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "LOG_SURFACE_DENSITY", "STRETCHED", "UNITS",
-    "PUBLISHED_NAME", "REQUIRED_ATTRIBUTES", "PUBLISHED_VIEWS",
+    "PUBLISHED_NAME", "REQUIRED_ATTRIBUTES", "POSITIVE_ATTRIBUTES", "PUBLISHED_VIEWS",
     "images_name", "check_dataset", "open_file", "encounters", "cameras", "member", "image_set",
     "table", "attributes", "published_ratios", "guard", "LOSSY_FILTERS",
 ]
@@ -45,6 +45,8 @@ _IMAGES_NAME = re.compile(r"images_camera_(\d{2,4})")
 
 #: Group attributes without which an encounter of ours is not sound; each a positive number.
 REQUIRED_ATTRIBUTES = ("mass_ratio", "size_ratio", "pericentre")
+#: Those that must be positive numbers wherever they stand, whatever the group shows.
+POSITIVE_ATTRIBUTES = (*REQUIRED_ATTRIBUTES, "primary_stars")
 
 #: (14, 3) unit vectors of DeepGalaxy's cameras: 6 faces, then 8 corners of the cube.
 PUBLISHED_VIEWS = np.array([view.unit for view in cube_views()], np.float32)
@@ -201,11 +203,14 @@ def member(group: h5py.Group, name: str, source: str, also: dict[int, str] | Non
 
 
 def image_set(group: h5py.Group, camera: int, source: str) -> h5py.Dataset:
-    """Images (T, H, W, 1) of a camera, float16 or uint8, within the limits of size."""
+    """Square images (T, H, H, 1) of a camera, float16 or uint8, within the limits of size."""
     data = member(group, images_name(camera), source)
     where = f"{source}: group {_name(group)}: '{images_name(camera)}'"
     if data.ndim != 4 or data.shape[3] != 1 or 0 in data.shape:
         raise DatasetError(f"{where} must have shape (T, H, W, 1), got {data.shape}; make the file again")
+    if data.shape[1] != data.shape[2]:
+        raise DatasetError(f"{where} must hold square images, got {data.shape[1]} x {data.shape[2]} pixels; cut or pad "
+                           "them")
     if data.dtype not in (np.float16, np.uint8):
         raise DatasetError(f"{where} must be float16 or uint8, got {data.dtype}; make the file again")
     if data.shape[1] * data.shape[2] > _MAX_PIXELS or data.shape[0] > _MAX_SNAPSHOTS:
@@ -227,7 +232,7 @@ def table(group: h5py.Group, name: str, shape: tuple[int, ...], source: str) -> 
 
 
 def attributes(group: h5py.Group, source: str) -> dict:
-    """Scalar attributes of a group of ours, the required ones checked."""
+    """Scalar attributes of a group of ours, those that must be positive numbers checked."""
     with guard(f"{source}: group {_name(group)}"):
         found = {one_line(k): _plain(v) for k, v in group.attrs.items()}
     for name, value in found.items():
@@ -238,14 +243,15 @@ def attributes(group: h5py.Group, source: str) -> dict:
     if found.get("kind", "encounter") not in ("encounter", *UNDISTURBED):
         raise DatasetError(f"{source}: group {_name(group)}: attribute 'kind' must be encounter, "
                            f"{' or '.join(UNDISTURBED)}, got {one_line(found['kind'])!r}; make the file again")
-    for name in REQUIRED_ATTRIBUTES if found.get("kind", "encounter") == "encounter" else ():
-        if name not in found:
+    for name in POSITIVE_ATTRIBUTES:
+        if name in found:
+            value = found[name]
+            if not isinstance(value, (int, float)) or not 0 < value < np.inf:
+                raise DatasetError(f"{source}: group {_name(group)}: attribute '{name}' must be a positive "
+                                   f"number, got {one_line(value)}; make the file again")
+        elif name in REQUIRED_ATTRIBUTES and found.get("kind", "encounter") == "encounter":
             raise DatasetError(f"{source}: group {_name(group)} has no attribute '{name}'; "
                                f"run 'deepgalaxy check {source}'")
-        value = found[name]
-        if not isinstance(value, (int, float)) or not 0 < value < np.inf:
-            raise DatasetError(f"{source}: group {_name(group)}: attribute '{name}' must be a positive "
-                               f"number, got {one_line(value)}; make the file again")
     if found.get("quantity") != LOG_SURFACE_DENSITY:
         raise DatasetError(f"{source}: group {_name(group)}: attribute 'quantity' must be "
                            f"'{LOG_SURFACE_DENSITY}', got {one_line(found.get('quantity'))!r}")

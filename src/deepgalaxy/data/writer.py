@@ -214,8 +214,10 @@ class DatasetWriter:
             raise DatasetError(f"{where}: a name must be letters, digits and _ . + -, at most 200")
         if name in self.done:
             raise DatasetError(f"{where}: is written already; skip the names in writer.done")
-        for key in schema.REQUIRED_ATTRIBUTES if attributes.get("kind", "encounter") == "encounter" else ():
-            if not (isinstance(attributes.get(key), (int, float, np.number)) and attributes[key] > 0):
+        needed = schema.REQUIRED_ATTRIBUTES if attributes.get("kind", "encounter") == "encounter" else ()
+        for key in schema.POSITIVE_ATTRIBUTES:
+            if (key in needed or key in attributes) and not (
+                    isinstance(attributes.get(key), (int, float, np.number)) and 0 < attributes[key] < np.inf):
                 raise DatasetError(f"{where}: attribute '{key}' must be a positive number, "
                                    f"got {attributes.get(key)!r}")
         for key, value in attributes.items():
@@ -225,6 +227,8 @@ class DatasetWriter:
                                    f"value and not one of the writer's own, got {type(value).__name__}")
         if n_cameras < 1 or len(shape) != 3 or 0 in shape:
             raise DatasetError(f"{where}: needs at least one camera with images (T, H, W)")
+        if shape[1] != shape[2]:
+            raise DatasetError(f"{where}: images must be square, got {shape[1]} x {shape[2]} pixels; cut or pad them")
         self._check_arrays(where, [("stage", stage, shape[:1]), ("separation", separation, shape[:1])])
 
     def _check_cameras(self, where, cameras, n_cameras, first, shape) -> None:

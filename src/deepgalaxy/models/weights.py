@@ -21,10 +21,10 @@ _FORMAT = "deepgalaxy-weights"
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a recipe left in or out: parts that were switched off still answer, with whatever they began with."""
+    """What a training left in or out: parts that learnt nothing still answer, with whatever they began with."""
 
-    scale: float = 0.5  #: share of the images whose scale was told
-    untrained: tuple[str, ...] = ()  #: labels whose weight was 0
+    scale: float = 0.5  #: share of the images whose scale was told; 0 where no image had one
+    untrained: tuple[str, ...] = ()  #: labels whose weight was 0, or that no image had
     z: bool = True  #: the VAE and its labels had a weight
     images: bool = True  #: what is reconstructed had a weight
     framing: str = "content"  #: one of `preprocess.FRAMINGS`: how pictures were framed
@@ -65,7 +65,7 @@ class Weights:
     name: str
     version: str
     sha256: str
-    metadata: dict = field(default_factory=dict)  #: training recipe, calibration, held-out encounters
+    metadata: dict = field(default_factory=dict)  #: training recipe, calibration, held-out encounters, `never_seen`
 
     @property
     def identity(self) -> dict:
@@ -74,15 +74,16 @@ class Weights:
 
     @property
     def learnt(self) -> Learnt:
-        """What the training left in or out."""
-        recipe = self.metadata["training"]
+        """What the training left in or out, by its recipe and by its data."""
+        recipe, never_seen = self.metadata["training"], set(self.metadata.get("never_seen", ()))
         loss = recipe.get("loss", {})
-        untrained = tuple(sorted(name for name, weight in loss.get("labels", {}).items() if weight == 0))
+        untrained = {name for name, weight in loss.get("labels", {}).items() if weight == 0}
+        untrained |= never_seen - {"pixel_scale"}
         latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
         has_latent = any(loss.get(name, 1) != 0 for name in latent) or loss.get("latent_ranks", 0) != 0
         images = any(loss.get(name, 1) != 0 for name in ("reconstruction", "latent_reconstruction"))
-        return Learnt(loss.get("scale_known", 0.5), untrained, has_latent, images,
-                      recipe.get("framing", "content"))
+        scale = 0.0 if "pixel_scale" in never_seen else loss.get("scale_known", 0.5)
+        return Learnt(scale, tuple(sorted(untrained)), has_latent, images, recipe.get("framing", "content"))
 
 
 def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import lightning
@@ -14,11 +16,18 @@ import torch
 
 from ..errors import DeepGalaxyWarning, ModelError
 
-__all__ = ["Checkpoints", "Throughput"]
+__all__ = ["Checkpoints", "Throughput", "read_metrics"]
+
+#: What asks a training to stop: a scheduler's end of a job, and Ctrl-C.
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Checkpoints(lightning.Callback):
-    """Writes a checkpoint after every epoch and keeps the newest two; on SIGTERM also at once, after the running step.
+    """Writes a checkpoint after every epoch and keeps the newest two; on SIGTERM and SIGINT also at once, after the
+    running step.
+
+    The training then ends with KeyboardInterrupt. Whoever calls the trainer puts the handlers back: when it is
+    interrupted, it does not tear its callbacks down.
 
     Lightning's own writer does not sync and can lose an error, so the file is written under another
     name, read back, synced and renamed. Training goes on from it to the bit.
@@ -26,23 +35,16 @@ class Checkpoints(lightning.Callback):
 
     def __init__(self, folder: str | Path, say=print, keep: int = 2):
         self.folder, self.say, self.keep = Path(folder), say, keep
-        self._stop, self._before = False, None
+        self._stop: str | None = None  # the signal that asked
 
     def setup(self, trainer, module, stage):
         self.folder.mkdir(parents=True, exist_ok=True)
-        if hasattr(signal, "SIGTERM") and stage == "fit":
-            try:
-                self._before = signal.signal(signal.SIGTERM, self._on_terminate)
-            except ValueError:
-                pass  # not in the main thread, as in a notebook's worker
+        if stage == "fit" and threading.current_thread() is threading.main_thread():
+            for number in STOPS:
+                signal.signal(number, self._on_stop)
 
-    def teardown(self, trainer, module, stage):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
-
-    def _on_terminate(self, *_):
-        self._stop = True
+    def _on_stop(self, number, frame):
+        self._stop = signal.Signals(number).name
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         # After the last batch the checkpoint of the epoch comes next.
@@ -61,12 +63,13 @@ class Checkpoints(lightning.Callback):
     def _asked(self, trainer) -> bool:
         """To stop, whichever worker was told: a checkpoint is written by all together."""
         if trainer.world_size == 1:
-            return self._stop
-        return trainer.strategy.reduce_boolean_decision(self._stop, all=False)
+            return self._stop is not None
+        return trainer.strategy.reduce_boolean_decision(self._stop is not None, all=False)
 
     def _leave(self, trainer):
         if trainer.is_global_zero:
-            self.say("asked to stop (SIGTERM): a checkpoint is written, start again to go on from it")
+            self.say(f"asked to stop ({self._stop or 'by another worker'}): a checkpoint is written, start again to go "
+                     "on from it")
         trainer.should_stop = True
         raise KeyboardInterrupt
 
@@ -151,8 +154,7 @@ class Throughput(lightning.Callback):
                "images_per_second": round(rate, 2), "images_per_second_per_worker": round(rate / trainer.world_size, 2),
                "input_wait": round(self._waited / self._elapsed, 4), **metrics}
         try:
-            with open(self.path, "a") as f:
-                f.write(json.dumps(row) + "\n")
+            _append(self.path, json.dumps(row))
         except OSError as error:
             raise _cannot_write(self.path, error) from None
         text = f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: loss {row.get('loss', float('nan')):.4f}"
@@ -162,6 +164,29 @@ class Throughput(lightning.Callback):
                 text += ", " + unit.format(row[name])
         self.say(f"{text}, {row['images_per_second_per_worker']:.0f} images/s per worker, "
                  f"{rate:.0f} in all ({trainer.world_size} workers)")
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """The rows that `Throughput` wrote, one per epoch; lines that cannot be read are left out.
+
+    A full disk may have cut one. An epoch that was killed before its checkpoint was written is there twice: the later
+    row counts.
+    """
+    rows = {}
+    for line in Path(path).read_text(errors="replace").splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            row = json.loads(line)
+            rows[row["epoch"]] = row
+    return list(rows.values())
+
+
+def _append(path: Path, line: str) -> None:
+    """A line of its own, whatever became of the one before."""
+    with open(path, "ab+") as f:
+        if f.tell():
+            f.seek(-1, os.SEEK_END)
+            line = line if f.read(1) == b"\n" else "\n" + line
+        f.write(line.encode() + b"\n")
 
 
 def _cannot_write(path: Path, error: Exception) -> ModelError:

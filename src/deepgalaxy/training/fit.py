@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,8 +19,9 @@ from ..config import Config
 from ..data.schema import LOG_SURFACE_DENSITY
 from ..data.splits import split_by_encounter, split_random
 from ..errors import ConfigError, DatasetError, ModelError
-from ..files import shipped, write_whole
+from ..files import shipped
 from ..image.realism import RealismConfig
+from ..labels import FRAME_SIDE, LABELS, NO_STAGE
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
 
@@ -107,9 +110,12 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         If the data are missing, too few or damaged.
     ModelError
         If the architecture cannot be, or is not that of the weights or checkpoint that it goes on from.
+    KeyboardInterrupt
+        If SIGTERM or SIGINT asked it to stop; a checkpoint of the running step is written.
     """
     from ..data.datamodule import EncounterImages
     from ..models.weights import save_weights
+    from .begun import note_beginning, refuse_another_recipe, refuse_other_data
     from .callbacks import Checkpoints
     from .heads import Features, freeze
 
@@ -130,16 +136,19 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     dataset = _open(config)
     (train, validate), (used, held) = split(config, dataset)
     if newest is not None:
-        _refuse_another_recipe(config, output / "recipe.json")
+        if (recipe := _begun(output)) is None:  # a stopped training may write its last one after the folder was deleted
+            raise ConfigError(f"output = {output}: holds checkpoints, but no recipe.json that says of which recipe; "
+                              "choose another output or delete its checkpoints")
+        refuse_another_recipe(config, recipe)
         if Checkpoints.epoch(newest) + 1 >= config.epochs and _epochs_of(path) == config.epochs:
             say(f"{path}: all {config.epochs} epochs are done")
             return path  # as it is, with what calibration added
         if Checkpoints.epoch(newest) >= config.epochs:
             raise ConfigError(f"epochs = {config.epochs}: {newest} is of epoch {Checkpoints.epoch(newest) + 1}; "
                               "raise epochs or choose another output")
+        refuse_other_data(config, dataset)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / "recipe.json", config.to_json())
+        note_beginning(config, dataset)
     except OSError as error:
         raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
 
@@ -166,15 +175,16 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         batches.skip = Checkpoints.steps_into_epoch(newest)
         if rank == 0:
             say(f"going on from {newest.name}")
-    with _quiet():
+    with _quiet(), _signals():
         trainer = _trainer(config, say, progress)
         _run(trainer, module, training, validation, batches, config, newest)
-    if trainer.is_global_zero and not trainer.interrupted:
+    if trainer.is_global_zero:
         if start is not None and config.keep_of_start:
             _mix(module.averaged.module, start.model, config.keep_of_start)
         save_weights(path, module.averaged.module, name=config.name, training=config, store=config.store,
                      validation_encounters=[dataset.identities[g] for g in validate],
-                     training_encounters=sorted(trained_on), n_images=len(dataset))
+                     training_encounters=sorted(trained_on), n_images=len(dataset),
+                     never_seen=_never_seen(dataset, used))
     return path
 
 
@@ -295,6 +305,8 @@ def _run(trainer, module, training, validation, batches, config: TrainConfig, ne
     except DatasetError as error:  # of a loader's process it comes with the traceback as its text
         line = str(error).rstrip().splitlines()[-1]
         raise DatasetError(line.removeprefix("deepgalaxy.errors.DatasetError: ")) from None
+    except SystemExit:  # what the trainer makes of KeyboardInterrupt
+        raise KeyboardInterrupt from None
     except RuntimeError as error:
         if newest is not None and "state_dict" in str(error):
             raise _another_architecture(newest) from None
@@ -333,6 +345,21 @@ def _quiet():
                 logging.getLogger(name).setLevel(level)
 
 
+@contextmanager
+def _signals():
+    """What asks a training to stop does afterwards what it did before, however the training ends."""
+    from .callbacks import STOPS
+
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # of another language than Python
+                    signal.signal(number, handler)
+
+
 def split(config: TrainConfig, dataset) -> tuple[tuple, tuple]:
     """What a recipe trains on and what it holds out: (groups, groups), (images, images), as indices.
 
@@ -368,21 +395,24 @@ def _check_heads(config: TrainConfig) -> None:
             raise ConfigError(f"train = heads: {key} = {value}: must be {allowed}; or choose train: all")
 
 
-def _refuse_another_recipe(config: TrainConfig, path: Path) -> None:
-    """Checkpoints go on as they were begun; only the machinery around them may change."""
-    if not path.is_file():  # a training that is asked to stop may write its last one after the folder was deleted
-        raise ConfigError(f"output = {path.parent}: holds checkpoints, but no {path.name} that says of which recipe; "
-                          "choose another output or delete its checkpoints")
-    before, now = (c.model_dump(exclude={"output", "epochs", "loader_workers", "validate_every", "bad_images", "store",
-                                                  "in_memory", "keep_of_start"})
-                   for c in (TrainConfig.from_json(path.read_text(), str(path)), config))
-    changed = [key for key in now if now[key] != before[key]]
-    if changed == ["model"]:
-        raise ModelError(f"{path.parent}: its checkpoints are of another architecture; choose another output or delete "
-                         "them")
-    if changed:
-        raise ConfigError(f"{changed[0]} = {now[changed[0]]}: the training in {path.parent} was begun with "
-                          f"{before[changed[0]]}; choose another output or delete its checkpoints")
+def _begun(output: Path) -> TrainConfig | None:
+    """The recipe that a training in this output was begun with, if there is one."""
+    path = output / "recipe.json"
+    return TrainConfig.from_json(path.read_text(), str(path)) if path.is_file() else None
+
+
+def _never_seen(dataset, images: np.ndarray) -> list[str]:
+    """What none of these images tells, so that nothing learns it: labels, and "pixel_scale".
+
+    One stage alone tells no stages apart.
+    """
+    labels = {name: values[images] for name, values in dataset.labels.items()}
+    names = [label.name for label in LABELS if not np.isfinite(labels[label.column]).any()]
+    if len(set(labels["stage"].tolist()) - {NO_STAGE}) < 2:
+        names.append("stage")
+    if not np.isfinite(labels["pixel_scale"]).any():
+        names += [FRAME_SIDE.name, "pixel_scale"]
+    return names
 
 
 def _refuse_another_split(config: TrainConfig, start, n_images: int) -> None:
@@ -406,8 +436,8 @@ def _model(config: TrainConfig, start, begun: Path | None) -> ModelConfig:
     begun : the output of a training that has checkpoints; the rest is theirs then, whatever became of the weights.
     """
     theirs = start.model.config
-    if begun is not None and (begun / "recipe.json").is_file():
-        theirs = TrainConfig.from_json((begun / "recipe.json").read_text(), str(begun / "recipe.json")).model
+    if begun is not None and (recipe := _begun(begun)) is not None:
+        theirs = recipe.model
     return theirs.model_copy(update={key: getattr(config.model, key) for key in config.model.model_fields_set})
 
 
