@@ -23,8 +23,8 @@ def page(e: dict) -> str:
 {n} pictures of interacting galaxies (surveys' colour pictures at a known scale, and Hubble press images at none), as
 {e["model"]["name"]} answers them. Published times and mass ratios are those of Holincheck et al. (2016), MNRAS 459,
 720, table 4: restricted three-body models, fitted by people; two published models of one system can differ by a
-factor of two. Systems are taken to be as heavy as the simulated ones within 0.3 dex. Of the mass ratios the lighter galaxy over
-the heavier one is compared.
+factor of two. Systems are taken to be as heavy as the simulated ones within 0.3 dex. Of the mass ratios the lighter
+galaxy over the heavier one is compared.
 
 - **Times**: of {times} published ones {e["published_within_90"]} lie in our 90 % interval and
   {e["published_within_68"]} in that of 68 %; {e["published_within_90_without_mass_error"]} in that of 90 % of a

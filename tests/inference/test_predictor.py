@@ -13,6 +13,7 @@ import deepgalaxy
 from deepgalaxy.errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from deepgalaxy.image.mock import write_mock_fits
 from deepgalaxy.image.reader import from_array, read
+from deepgalaxy.image.strangers import strangers
 from deepgalaxy.inference.predictor import Predictor, Scale
 from deepgalaxy.inference.story import QUANTILES
 from deepgalaxy.labels import LABELS, STAGES
@@ -358,6 +359,30 @@ def test_load_without_files_says_what_to_do(tmp_path, tiny_model):
         assert "\n" not in str(caught.value) and "deepgalaxy" in str(caught.value)
 
 
+def examples() -> dict[str, dict]:
+    """What is true of the examples."""
+    with open(EXAMPLES.parent / "docs" / "examples.csv") as rows:
+        return {row["file"]: row for row in csv.DictReader(rows)}
+
+
+def test_what_ships_knows_what_is_true_of_the_examples(shipped):
+    """Encounters that it never saw: their times, ratios and scales lie within three standard deviations."""
+    columns = {"time_since_pericentre": "time_myr", "mass_ratio": "mass_ratio", "size_ratio": "size_ratio"}
+    for file, row in examples().items():
+        story = shipped.predict(EXAMPLES / file, kpc_per_pixel=float(row["kpc_per_pixel"]))
+        for label, column in columns.items():
+            q, true = story.properties[label], float(row[column])
+            assert q["p50"] - 3 * (q["p50"] - q["p16"]) < true < q["p50"] + 3 * (q["p84"] - q["p50"]), (file, label)
+        assert story.familiarity > 0.02 and story.stage["single"] + story.stage["chance pair"] < 0.5
+        scale = shipped.predict(EXAMPLES / file).kpc_per_pixel_estimate
+        assert scale["p05"] / 1.3 < float(row["kpc_per_pixel"]) < 1.3 * scale["p95"]
+
+
+def test_what_ships_flags_pictures_of_something_else(shipped):
+    flagged = [shipped.predict(picture).familiarity < 0.02 for _, picture in strangers(18, seed=11)]
+    assert np.mean(flagged) > 0.7
+
+
 @pytest.mark.parametrize("name", ["mock_1", "mock_2"])
 def test_the_same_sky_as_fits_png_and_jpeg_has_the_same_story(shipped, name, tmp_path):
     """Eight bits cost less than the picture leaves open: medians stay within their own 68 % interval."""
@@ -367,9 +392,10 @@ def test_the_same_sky_as_fits_png_and_jpeg_has_the_same_story(shipped, name, tmp
     grey = Image.fromarray((255 * np.clip((sky - low) / (high - low), 0, 1)).round().astype(np.uint8))
     grey.save(tmp_path / "sky.png")
     grey.save(tmp_path / "sky.jpg", quality=90)
-    before = shipped.predict(path, kpc_per_pixel=0.4).properties
+    kpc = float(examples()[f"{name}.fits"]["kpc_per_pixel"])
+    before = shipped.predict(path, kpc_per_pixel=kpc).properties
     for kind in ("png", "jpg"):
-        after = shipped.predict(tmp_path / f"sky.{kind}", kpc_per_pixel=0.4).properties
+        after = shipped.predict(tmp_path / f"sky.{kind}", kpc_per_pixel=kpc).properties
         for label, q in before.items():
             half = (q["p84"] - q["p16"]) / 2
             assert abs(after[label]["p50"] - q["p50"]) < half, (kind, label)
@@ -378,8 +404,7 @@ def test_the_same_sky_as_fits_png_and_jpeg_has_the_same_story(shipped, name, tmp
 @pytest.mark.parametrize("name", ["mock_1", "mock_2"])
 def test_a_scale_that_the_picture_contradicts_is_flagged(shipped, name):
     """An angular size or a redshift that is wrong by a factor of three moves the time by more than its error bar."""
-    with open(EXAMPLES.parent / "docs" / "examples.csv") as rows:
-        true = {row["file"]: float(row["kpc_per_pixel"]) for row in csv.DictReader(rows)}[f"{name}.fits"]
+    true = float(examples()[f"{name}.fits"]["kpc_per_pixel"])
     for factor, odd in ((1, False), (3.5, True), (1 / 3.5, True)):
         flags = shipped.predict(EXAMPLES / f"{name}.fits", kpc_per_pixel=true * factor).flags
         assert any("the picture itself suggests" in flag for flag in flags) == odd, (factor, flags)
