@@ -16,7 +16,7 @@ workers=$(nvidia-smi -L 2>/dev/null | wc -l || true)  # one for each GPU, or two
 [ "$workers" -gt 0 ] || workers=2
 for recipe in shipped_first shipped_second shipped_third shipped_fourth shipped_fifth shipped_sixth shipped_seventh \
         shipped_eighth shipped_ninth shipped_tenth shipped_eleventh shipped_twelfth \
-        shipped_thirteenth shipped; do
+        shipped_thirteenth shipped_fourteenth shipped; do
     OMP_NUM_THREADS=1 $run torchrun --nproc-per-node $workers -m deepgalaxy train recipes/$recipe.yaml
 done
 exec bash recipes/shipped_finish.sh

@@ -29,13 +29,13 @@ ABOUT = About(
         328,000 of `core` and `wide`, 197,000 of
         `wide-3`, 967,000 of `wide-3` and `wide-2`, 1,114,000 of `wide-2` to `wide-5` and, with the second
         backbone, 426,000 of `wide-4` and `wide-5`, 688,000 of these and `wide-6`, 639,000 of `wide-2` to
-        `wide-5` and 360,000 of `wide-3` and `wide-5` (`recipes/shipped_first.yaml` to
-        `shipped_thirteenth.yaml`). In half of the images of the last two parts, light does not follow mass
+        `wide-5` and 786,000 of `wide-3` and `wide-5` (`recipes/shipped_first.yaml` to
+        `shipped_fourteenth.yaml`). In half of the images of the last three parts, light does not follow mass
         (docs/conventions.md, Light). The ninth and tenth part were made on one GPU (NVIDIA H200, 7 minutes,
         3,000 images a second beside other work) from pictures that had been compressed (AVIF, an rms of 0.01 in
         the frames), the eleventh on two cores in an hour, and went on as the mean of the weights before and
-        after it; the last three on two cores in 89, 73 and 101 minutes, in bfloat16. Realism is
-        `src/deepgalaxy/image/realism.py`, in the last twelve parts as fine and bright as in the table below.
+        after it; the last four on two cores in 89, 73, 101 and 90 minutes, in bfloat16. Realism is
+        `src/deepgalaxy/image/realism.py`, in the last thirteen parts as fine and bright as in the table below.
         `recipes/shipped.sh` makes such weights again, not these to the bit: between the first two parts heads
         were mapped bin by bin onto wider labels (docs/log.md, 2026-11-24).""",
     figures="""`paper` (docs/log.md, 2026-11-25 and 26): the grid of 36 encounters split at random, 994 classes of
@@ -46,7 +46,7 @@ ABOUT = About(
         published.""",
     limits=(
         """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to
-        0.9), by a fault of their design; in the last nine parts one suite goes the other way and has as much
+        0.9), by a fault of their design; in the last ten parts one suite goes the other way and has as much
         weight, or somewhat more (docs/suites.md, What goes with what). In `bars` and `test` nothing goes with
         anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",
@@ -54,15 +54,15 @@ ABOUT = About(
         on.""",
         "Mass ratio is secondary over primary, at most 1; very minor mergers (below 0.1) were never shown.",
         """What a display or a filter did to the brightness matters more than the error bars say: the survey's
-        colour picture of Arp 87 is answered with 188 Myr (130-262), its blue channel with 127 (96-170), its
-        values to the power of 0.7 with 224 (152-311), of 1.5 with 120 (85-172). Simulated pictures are not so sensitive
+        colour picture of Arp 87 is answered with 209 Myr (143-282), its blue channel with 132 (100-179), its
+        values to the power of 0.7 with 248 (181-321), of 1.5 with 110 (82-147). Simulated pictures are not so sensitive
         (docs/log.md, 2026-11-26): it is the light of real galaxies that is not ours. Linear FITS images in a red
         band are the safest.""",
         """The viewing angle is hardly better than a guess, at all times and at any noise: the discs' spins are
         isotropic here, so that the shapes of discs and tails say little about the plane of the orbit.""",
         """A small network tells simulated from real pictures with an AUROC of 0.89, those in other light with
-        0.86 (0.5 is chance; `benchmarks/telltale.py`, docs/log.md), and published times of real systems lie in
-        the 90 % interval less often than they should: most are later. Published models of one real system differ among
+        0.86 (0.5 is chance; folds by picture; `benchmarks/telltale.py`, docs/log.md), and published times of real systems lie in
+        the 90 % interval less often than they should: most are later, and not in the same order. Published models of one real system differ among
         themselves by a factor of two in time."""))
 
 

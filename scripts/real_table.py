@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 #: Of whom the best match does not look alike, or hardly; by the eye of who wrote the program, and not blind.
-NOT_ALIKE = {"hst_arp142.jpg", "sdss_arp_142.jpg", "sdss_arp_241.jpg", "sdss_arp_305.jpg"}
-HARDLY = {"sdss_arp_101.jpg", "sdss_arp_237.jpg"}
+NOT_ALIKE = {"sdss_arp_142.jpg", "sdss_arp_237.jpg", "sdss_arp_241.jpg", "sdss_arp_305.jpg"}
+HARDLY = {"hst_arp142.jpg", "hst_ic2163_ngc2207.jpg", "sdss_arp_82.jpg", "sdss_arp_101.jpg"}
 
 
 def page(e: dict) -> str:
