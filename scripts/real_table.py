@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 #: Of whom the best match does not look alike, or hardly; by the eye of who wrote the program, and not blind.
@@ -45,6 +46,18 @@ galaxy over the heavier one is compared.
 """
 
 
+def wrapped(text: str) -> str:
+    """Paragraphs and lists at the width of this project's texts; headings and tables as they are."""
+    blocks = []
+    for block in text.split("\n\n"):
+        items = block.split("\n- ") if block.startswith("- ") else [block]
+        lines = [("- " if i else "") + " ".join(item.split()) for i, item in enumerate(items)]
+        blocks.append(block if block[0] in "|#" else "\n".join(
+            textwrap.fill(line, 118, subsequent_indent="  " if line.startswith("- ") else "", break_long_words=False,
+                          break_on_hyphens=False) for line in lines))
+    return "\n\n".join(blocks) + "\n"
+
+
 def _table(images: list[dict]) -> str:
     head = ("picture", "time, Myr (5 to 95 %)", "published", "within", "mass ratio", "published", "within",
             "familiarity", "best match at, Myr", "looks alike")
@@ -74,4 +87,4 @@ def _alike(image: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(json.loads(Path(sys.argv[1]).read_text())), end="")
+    print(wrapped(page(json.loads(Path(sys.argv[1]).read_text()))), end="")
