@@ -178,11 +178,12 @@ def order_sentence(result: dict) -> str:
     """How our times and mass ratios go with the published ones; empty where too few are published."""
     sentences = []
     if (apart := result["published_median_abs_difference"]) is not None:
-        sentences.append(f"Their order: {_correlation(result['published_rank_correlation'])}; {apart:.0f} Myr apart in "
-                         f"the median, {result['published_median_abs_difference_of_guess']:.0f} if one answers with "
-                         "the median of the others.")
+        order, guess = (result[f"published_{name}"] for name in ("rank_correlation", "median_abs_difference_of_guess"))
+        sentences.append(f"Our times beside the published ones: {_correlation(order)} (1 in the same order); "
+                         f"{apart:.0f} Myr apart in the median, {guess:.0f} if one answers with the median of the "
+                         "others.")
     if (ratios := result["published_ratio_rank_correlation"]) is not None:
-        sentences.append(f"Order of the mass ratios: {_correlation(ratios)}.")
+        sentences.append(f"Mass ratios: {_correlation(ratios)}.")
     return " ".join(sentences)
 
 
