@@ -85,7 +85,8 @@ def test_published_values_in_our_order_correlate_by_one_and_reversed_by_minus_on
     assert result["published_median_abs_difference_of_guess"] == pytest.approx(guess)
     assert result["published_within_68"] == sum(
         row["time"]["p16"] <= row["published_time"] <= row["time"]["p84"] for row in result["images"])
-    said = f"rank correlation {sign:.2f} (1 in the same order); {apart:.0f} Myr apart in the median, {guess:.0f} if one answers"
+    said = (f"rank correlation {sign:.2f} (1 in the same order); {apart:.0f} Myr apart in the median, {guess:.0f} if "
+            "one answers")
     assert said in " ".join(printed(result).split())
     from deepgalaxy.report.real import write_real
 
