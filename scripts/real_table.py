@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from pathlib import Path
+
+from deepgalaxy.report.card import wrapped
 
 #: Of whom the best match does not look alike, or hardly; by the eye of who wrote the program, and not blind.
 NOT_ALIKE = {"sdss_arp_142.jpg", "sdss_arp_237.jpg", "sdss_arp_241.jpg", "sdss_arp_305.jpg"}
@@ -42,20 +43,7 @@ galaxy over the heavier one is compared.
 
 {_table(e["images"])}
 
-`deepgalaxy evaluate --protocol real --data folder/` makes such a comparison, with pictures, of a folder of your own.
-"""
-
-
-def wrapped(text: str) -> str:
-    """Paragraphs and lists at the width of this project's texts; headings and tables as they are."""
-    blocks = []
-    for block in text.split("\n\n"):
-        items = block.split("\n- ") if block.startswith("- ") else [block]
-        lines = [("- " if i else "") + " ".join(item.split()) for i, item in enumerate(items)]
-        blocks.append(block if block[0] in "|#" else "\n".join(
-            textwrap.fill(line, 118, subsequent_indent="  " if line.startswith("- ") else "", break_long_words=False,
-                          break_on_hyphens=False) for line in lines))
-    return "\n\n".join(blocks) + "\n"
+`deepgalaxy evaluate --protocol real --data folder/` makes such a comparison, with pictures, of a folder of your own."""
 
 
 def _table(images: list[dict]) -> str:
@@ -87,4 +75,4 @@ def _alike(image: str) -> str:
 
 
 if __name__ == "__main__":
-    print(wrapped(page(json.loads(Path(sys.argv[1]).read_text()))), end="")
+    print("\n\n".join(map(wrapped, page(json.loads(Path(sys.argv[1]).read_text())).split("\n\n"))))

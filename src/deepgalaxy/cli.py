@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning, LibraryError
+from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning
 from .memory import keep_freed_memory
 from .progress import progress, say
 
@@ -437,40 +437,9 @@ def index(model: Annotated[Path, typer.Option("--model")],
     not trained on.
     """
     _require_place(json_file)
-    from .data.joined import open_data
-    from .models.weights import load_weights
-    from .search.build import build_library, calibrate, keep_library, library_images
-    from .search.library import Library
+    from .search.build import make_library
 
-    kept = None if references is None else Library(references)
-    calibrated, weights = output / ".model.safetensors.calibrated", output / "model.safetensors"
-    if kept is not None:
-        # Stopped between the library and its weights, the command left them under this name.
-        if calibrated.is_file() and load_weights(calibrated).sha256 == kept.model_sha256:
-            os.replace(calibrated, weights)
-        if kept.model_sha256 != load_weights(model).sha256:
-            raise LibraryError(f"--references {references}: was made with another model; give one of {model}")
-    temperatures = None
-    if not no_calibration:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
-        # The weights take their place after the library: until then, those that were there and theirs stay.
-        temperatures = calibrate(model, data, output=calibrated)
-        model = calibrated
-        say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items() if v))
-    if kept is not None:
-        n = keep_library(model, kept, data, output / "library.h5")
-    else:
-        with progress("index", min(n_images, len(library_images(open_data(data))))) as advance:
-            n = build_library(model, data, output / "library.h5", n_images, advance)
-    if not no_calibration:
-        os.replace(calibrated, weights)
-        model = weights
-    say(f"library: {output / 'library.h5'}, {n} images")
-    _write_json(json_file, {"library": str(output / "library.h5"), "model": str(model), "images": n,
-                            "temperatures": temperatures})
+    _write_json(json_file, make_library(model, data, output, references, n_images, not no_calibration, say, progress))
 
 
 @app.command(epilog="Example: deepgalaxy demo -o out/")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .preprocess import FRAME_PIXELS, FRAMINGS, TURNS, Framing, cut_frames, resampled, stretch
+from .preprocess import FRAME_PIXELS, FRAMINGS, TURNS, Framing, cut_frames, resampled, stretch, turned_frames
 from .realism import RealismConfig, add_detail, draw, observe
 
 __all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds", "told_or_asked"]
@@ -82,7 +82,7 @@ def observe_frames(light: torch.Tensor, pixel_scale: torch.Tensor, seeds, realis
     framing = FRAMINGS[framing](canvas)
     if jitter:
         framing, mirrors = _jitter(framing, seeds)
-    turned = [cut_frames(canvas, framing.turned(degrees), size) for degrees in TURNS[:n_turns]]
+    turned = turned_frames(canvas, framing, n_turns, size)
     if observed:
         detail = add_detail(turned[0][active], draws, realism) - turned[0][active]
         for frame, degrees in zip(turned, TURNS, strict=False):

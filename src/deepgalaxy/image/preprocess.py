@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from ..errors import ImageError
 
-__all__ = ["FRAME_PIXELS", "FRAMINGS", "TURNS", "Framing", "find_frames", "whole_frames", "cut_frames", "resampled",
-           "stretch", "to_canvas", "asinh", "largest_of_nine", "opened", "quantile"]
+__all__ = ["FRAME_PIXELS", "FRAMINGS", "TURNS", "Framing", "find_frames", "whole_frames", "cut_frames",
+           "turned_frames", "resampled", "stretch", "to_canvas", "asinh", "largest_of_nine", "opened", "quantile"]
 
 #: Pixels on a side of a frame.
 FRAME_PIXELS = 112
@@ -257,6 +257,11 @@ def cut_frames(canvas: torch.Tensor, framing: Framing, size: int = FRAME_PIXELS)
         canvas = torch.where((coarse > 2.2)[:, None, None, None], soft, canvas)
     edge = edge[:, None, None, None]
     return F.grid_sample(canvas - edge, grid, align_corners=False, padding_mode="zeros") + edge
+
+
+def turned_frames(canvas: torch.Tensor, framing: Framing, n: int, size: int = FRAME_PIXELS) -> list[torch.Tensor]:
+    """The frames of each canvas, as `cut_frames` gives them, turned by the first n of TURNS."""
+    return [cut_frames(canvas, framing.turned(degrees), size) for degrees in TURNS[:n]]
 
 
 def resampled(images: torch.Tensor, degrees: float, zoom: float = 1.0, outside: str = "zeros") -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from ..files import shipped
-from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, TURNS, Framing, cut_frames, stretch, to_canvas
+from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, stretch, to_canvas, turned_frames
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, TIME
 from ..models.weights import Weights, load_weights
@@ -167,7 +167,7 @@ class Predictor:
             raise ConfigError(f"n_matches = {n_matches}: must be 0 or more")
         canvas, canvas_pixel = to_canvas(picture.pixels, picture.mask)
         framing = self._frames(canvas)
-        turned = self._turned(canvas, framing, self.n_views)
+        turned = [stretch(frames) for frames in turned_frames(canvas, framing, n_turns(self.n_views))]
         frame = turned[0]
         kpc, source = scale.of(picture)
         side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
@@ -217,11 +217,6 @@ class Predictor:
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
             reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
         return story
-
-    @staticmethod
-    def _turned(canvas: torch.Tensor, framing: Framing, n_views: int) -> list[torch.Tensor]:
-        """Frames (B, 1, n, n) of canvases, and turned ones, as many as so many views take."""
-        return [stretch(cut_frames(canvas, framing.turned(degrees))) for degrees in TURNS[:n_turns(n_views)]]
 
     def _odd_scale(self, maps: torch.Tensor, side_kpc: float, side_pixels: float) -> list[str]:
         """A flag if the frame is of another size than its activation maps (V, C, h, w), not told, suggest at 98 %."""
@@ -297,8 +292,8 @@ class Predictor:
         untold = kpc_per_pixel is None or self.learnt.never_told
         kpc = np.full(len(images), np.nan) if untold else np.asarray(kpc_per_pixel, float)
         scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
-        probability, encodings = distributions(self.weights.model, self._turned(canvas, framing, n_views), scale,
-                                               self._temperatures, n_views)
+        turned = [stretch(frames) for frames in turned_frames(canvas, framing, n_turns(n_views))]
+        probability, encodings = distributions(self.weights.model, turned, scale, self._temperatures, n_views)
         return probability, encodings[0].mu.numpy()
 
 

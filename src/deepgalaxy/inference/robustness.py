@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..image.picture import eight_bits
-from ..image.preprocess import TURNS, cut_frames, find_frames, resampled, stretch
+from ..image.preprocess import find_frames, resampled, stretch, turned_frames
 from ..labels import LABELS
 from ..models.deepgalaxy import DeepGalaxy
 from .posterior import N_VIEWS, distributions, n_turns, quantile
@@ -69,7 +69,7 @@ def _as_jpeg(canvases: torch.Tensor) -> torch.Tensor:
 def _answers(model, canvases, pixel_scale, temperatures, n_views) -> dict[str, np.ndarray]:
     """p16, p50, p84 (B, 3) of every label."""
     framing = find_frames(canvases)
-    turned = [stretch(cut_frames(canvases, framing.turned(degrees))) for degrees in TURNS[:n_turns(n_views)]]
+    turned = [stretch(frames) for frames in turned_frames(canvases, framing, n_turns(n_views))]
     side = torch.from_numpy(framing.half_side).float() * canvases.shape[-1] * pixel_scale
     p, _ = distributions(model, turned, torch.log10(side / 100), temperatures, n_views)
     return {label.name: quantile(label, p[label.name], [0.16, 0.5, 0.84]) for label in LABELS}

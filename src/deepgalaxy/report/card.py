@@ -13,7 +13,7 @@ from ..models.weights import Weights
 from . import coverage_error
 from .evaluation import where
 
-__all__ = ["About", "model_card"]
+__all__ = ["About", "model_card", "wrapped"]
 
 _ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
 _WIDTH = 118
@@ -53,7 +53,7 @@ def model_card(weights: Weights, result: dict, library=None, about: About | None
                 "Limits": [_limits(weights, about)]}
     parts = [f"# Model card: {weights.name} {weights.version}", head]
     for title, blocks in sections.items():
-        first, *rest = [_wrapped(block.strip()) for block in blocks if block.strip()]
+        first, *rest = [wrapped(block.strip()) for block in blocks if block.strip()]
         parts += [f"## {title}\n{first}", *rest]
     return "\n\n".join(parts) + "\n"
 
@@ -62,7 +62,7 @@ def _library(library) -> str:
     return f"{len(library):,} images of {len(set(library.encounter.tolist())):,} encounters"
 
 
-def _wrapped(block: str) -> str:
+def wrapped(block: str) -> str:
     """A paragraph, or a list, at the width of this project's texts; a table as it is."""
     if block.startswith("|"):
         return block

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ import torch
 
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
-from ..errors import DatasetError, DeepGalaxyWarning
+from ..errors import ConfigError, DatasetError, DeepGalaxyWarning, LibraryError
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
@@ -22,7 +24,61 @@ from ..training.fit import TrainConfig, split
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, rewrite_library, write_library
 
-__all__ = ["calibrate", "build_library", "keep_library", "library_images", "not_trained_on"]
+__all__ = ["make_library", "calibrate", "build_library", "keep_library", "library_images", "not_trained_on"]
+
+
+def make_library(model: Path, data, output: Path, references: Path | None, n_images: int, calibrated: bool,
+                 say: Callable[[str], None], progress: Callable[[str, int], AbstractContextManager]) -> dict:
+    """Calibrate weights and make the library that belongs to them, both in one folder, which may be the model's own.
+
+    It may be stopped anywhere, and started again: the weights take their place after the library, so that until then
+    those that were there and theirs stay.
+
+    Parameters
+    ----------
+    references : a library of this model, whose images are kept.
+    n_images : of a new library, at most.
+    calibrated : whether to calibrate the model.
+
+    Returns
+    -------
+    {"library", "model", "images", "temperatures"}
+
+    Raises
+    ------
+    LibraryError
+        If the references were made with another model.
+    ConfigError
+        If the folder cannot be written.
+    """
+    kept = None if references is None else Library(references)
+    library, weights = output / "library.h5", output / "model.safetensors"
+    ready = output / ".model.safetensors.calibrated"
+    if kept is not None:
+        # Stopped between the library and its weights, it left them under this name.
+        if ready.is_file() and load_weights(ready).sha256 == kept.model_sha256:
+            os.replace(ready, weights)
+        if kept.model_sha256 != load_weights(model).sha256:
+            raise LibraryError(f"references = {references}: was made with another model; give one of {model}")
+    temperatures = None
+    if calibrated:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"output = {output}: cannot be written ({error.strerror})") from None
+        temperatures = calibrate(model, data, output=ready)
+        model = ready
+        say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items() if v))
+    if kept is not None:
+        n = keep_library(model, kept, data, library)
+    else:
+        with progress("index", min(n_images, len(library_images(open_data(data))))) as advance:
+            n = build_library(model, data, library, n_images, advance)
+    if calibrated:
+        os.replace(ready, weights)
+        model = weights
+    say(f"library: {library}, {n} images")
+    return {"library": str(library), "model": str(model), "images": n, "temperatures": temperatures}
 
 
 def _held_out(weights: Weights, dataset: Dataset | JoinedDataset) -> np.ndarray:
