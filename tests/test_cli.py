@@ -72,7 +72,9 @@ def test_a_place_for_the_answers_that_is_not_there_is_told_before_the_work(run, 
     below = tmp_path / "file" / "answers.json"
     for command, place in (("predict no.png", below), ("search no.png", tmp_path), ("simulate no.yaml -o no", below),
                            ("render no -o no.h5", below), ("train no.yaml", below), ("evaluate", below),
-                           ("index --model no --data no -o no", below)):
+                           ("index --model no --data no -o no", below), ("bench render", below),
+                           ("bench simulate --particles 512", below), ("bench inference", below),
+                           ("bench scaling", below)):
         done = run(*command.split(), "--json", place, cwd=tmp_path)
         assert done.status == 2 and f"{place}: nothing can be written there" in done.err
         assert len(done.err.splitlines()) == 1

@@ -457,6 +457,7 @@ def bench_inference(json_file: JsonOption = None, model: ModelOption = None, lib
     """Images per second in batch, and seconds for one picture from a cold shell."""
     from .bench import measure_inference
 
+    _require_place(json_file)
     _show_bench(measure_inference(model, library, runs), json_file)
 
 
@@ -468,6 +469,7 @@ def bench_scaling(workers: Annotated[list[int] | None, typer.Option("--workers",
     """Weak scaling of training: images per second of n workers over n times those of one."""
     from .bench import measure_scaling
 
+    _require_place(json_file)
     _show_bench(measure_scaling(workers or [1, 2], runs, steps, say), json_file)
 
 
@@ -478,6 +480,7 @@ def bench_simulate(particles: Annotated[list[int] | None, typer.Option("--partic
     """Gravity: seconds per force evaluation and error of our tree, beside pytreegrav's where it is installed."""
     from .bench_physics import measure_gravity
 
+    _require_place(json_file)
     _show_bench(measure_gravity(particles or [16384, 32768, 65536, 131072], runs, say), json_file)
 
 
@@ -488,6 +491,7 @@ def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", mi
     """Pictures: seconds per image at several sizes, and per snapshot for the neighbours of its stars."""
     from .bench_physics import measure_rendering
 
+    _require_place(json_file)
     _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
 
 

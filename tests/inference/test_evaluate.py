@@ -1,6 +1,8 @@
 """Figures of quality: on encounters never seen, and right."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,18 @@ def evaluation(loud, other_dataset):
     seen = []
     result, samples = evaluate_unseen(loud.weights, Dataset(other_dataset), loud.library, on_batch=seen.append)
     return result, samples, seen
+
+
+def test_every_key_is_documented(evaluation, predictor):
+    text = (Path(__file__).parents[2] / "docs" / "data_format.md").read_text("utf-8")
+    documented = set(re.findall(r"`([^`\n]+)`", text[text.index("# Evaluations"):text.index("# A folder of real")]))
+    result = evaluation[0]
+    keys = set(result) | {key for part in ("neighbours", "familiarity", "reconstruction", "all_times", "by")
+                          for key in result[part]} | set().union(*(result["clean"][name] for name in result["clean"]))
+    keys |= set(next(iter(next(iter(result["robustness"].values())).values())))
+    # With two lights there are these two as well, and chance pairs and single galaxies where the data have them.
+    assert keys <= documented, keys - documented
+    assert {"realism_by_mass", "realism_other_light", "auroc_single", "auroc_chance pair"} <= documented
 
 
 def test_realism_is_of_light_that_follows_mass_and_of_other_light(loud, other_dataset, tmp_path):

@@ -552,6 +552,13 @@ def test_a_second_backbone_starts_as_nothing_and_learns(straight, data, tmp_path
             "output": str(tmp_path / "another"), "start_from": str(learnt), "split_seed": config.seed,
             "model": config.model.model_copy(update={"second_backbone": "resnet18"})}), say=lambda line: None)
 
+    alone = load_weights(fit(config.model_copy(update={
+        "output": str(tmp_path / "alone"), "start_from": str(learnt), "split_seed": config.seed,
+        "optimiser": config.optimiser.model_copy(update={"learning_rate": 1e-12}),
+        "model": config.model.model_copy(update={"second_backbone": None})}), say=lambda line: None)).model
+    assert alone.second is None and alone.config.second_backbone is None
+    torch.testing.assert_close(alone.encoder.neck.weight, model.encoder.neck.weight, rtol=1e-3, atol=1e-4)
+
 
 def test_z_that_is_told_the_scale_starts_as_the_one_before_and_learns(straight, data, tmp_path):
     config, path, _ = straight

@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import ConfigError, DatasetError
+from ..image.view import opposite_views
 from ..labels import LABELS
 from ..progress import say
 from . import schema
 from .reader import Dataset
 
-__all__ = ["EncounterImages", "InMemory", "GlobalBatches", "loader", "read_images"]
+__all__ = ["EncounterImages", "InMemory", "GlobalBatches", "camera_views", "loader", "opposite_cameras",
+           "read_images"]
 
 
 class EncounterImages(TorchDataset):
@@ -150,6 +152,40 @@ def read_images(dataset: Dataset, index: np.ndarray) -> np.ndarray:
     if bad.any():
         raise DatasetError(f"{_where(dataset, index[np.argmax(bad)])}; make the file again")
     return images
+
+
+def camera_views(dataset: Dataset) -> np.ndarray:
+    """Where each camera stood (C, 3) when it took its first picture."""
+    cameras, first = np.unique(dataset.camera, return_index=True)
+    views = np.full((int(cameras.max()) + 1, 3), np.nan, np.float32)
+    views[cameras] = dataset.view[first]
+    return views
+
+
+def opposite_cameras(dataset: Dataset) -> np.ndarray:
+    """For each camera the index (C,) of the one opposite to it, whose pictures are the mirror images of its own.
+
+    Raises
+    ------
+    DatasetError
+        If a camera has none, or does not stand still, or their pictures are no mirror images.
+    """
+    views = camera_views(dataset)
+    opposite = opposite_views(views)
+    moved = ~np.isclose(dataset.view, views[dataset.camera], atol=1e-3).all(axis=1)
+    if moved.any() or (opposite < 0).any():
+        camera = dataset.camera[np.argmax(moved)] if moved.any() else np.argmin(opposite)
+        why = "does not stand still" if moved.any() else "has none opposite to it"
+        raise DatasetError(f"{dataset.path}: camera {camera} {why}: a mirrored picture is that of no camera; render "
+                           "with cameras: cube, or leave out mirrored")
+    where = {key: i for i, key in enumerate(zip(dataset.group, dataset.snapshot, dataset.camera, strict=True))}
+    for (group, snapshot, camera), i in where.items():
+        if group == dataset.group[0] and snapshot == dataset.snapshot[0] and camera < opposite[camera]:
+            pair = read_images(dataset, np.array([i, where[group, snapshot, opposite[camera]]]))
+            if np.corrcoef(pair[0].ravel(), pair[1, :, ::-1].ravel())[0, 1] < 0.99:
+                raise DatasetError(f"{dataset.path}: cameras {camera} and {opposite[camera]} are opposite to each "
+                                   "other, and their pictures are no mirror images; leave out mirrored")
+    return opposite
 
 
 def _where(dataset: Dataset, i: int) -> str:

@@ -13,7 +13,8 @@ import torch
 from .preprocess import FRAME_PIXELS, FRAMINGS, TURNS, Framing, cut_frames, resampled, stretch, turned_frames
 from .realism import RealismConfig, add_detail, draw, observe
 
-__all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds", "told_or_asked"]
+__all__ = ["Observation", "observe_frames", "light_from_stored", "image_seeds", "mirror", "mirrored_classes",
+           "told_or_asked"]
 
 
 @dataclass
@@ -41,6 +42,23 @@ def image_seeds(seed: int, epoch: int, indices) -> np.ndarray:
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     return (x ^ (x >> np.uint64(31))) >> np.uint64(2)
+
+
+def mirror(light: torch.Tensor, classes: torch.Tensor, opposite: np.ndarray,
+           which: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Light (B, 1, H, W) and classes (B,) of time and camera, where `which` (B,) as the opposite camera sees them.
+
+    opposite : (C,) of each camera the one opposite to it.
+    """
+    here, there = (torch.from_numpy(which).to(values.device) for values in (light, classes))
+    return (torch.where(here[:, None, None, None], light.flip(3), light),
+            torch.where(there, mirrored_classes(classes, torch.from_numpy(opposite).to(classes.device)), classes))
+
+
+def mirrored_classes(classes, opposite):
+    """Classes snapshot * C + camera with the camera opposite; arrays or tensors of integers, opposite (C,)."""
+    camera = classes % len(opposite)
+    return classes - camera + opposite[camera]
 
 
 def told_or_asked(scale: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

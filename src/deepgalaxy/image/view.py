@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ViewError
 
-__all__ = ["CameraImages", "View", "cube_views", "random_views"]
+__all__ = ["CameraImages", "View", "cube_views", "random_views", "opposite_views"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,16 @@ def random_views(n: int, rng: np.random.Generator) -> list[View]:
     """n isotropic directions, each with a random position angle."""
     directions = rng.standard_normal((n, 3))
     return [View(tuple(d), float(a)) for d, a in zip(directions, rng.uniform(0, 360, n), strict=True)]
+
+
+def opposite_views(directions: np.ndarray) -> np.ndarray:
+    """For each direction (C, 3) the index (C,) of the one opposite to it, -1 where there is none.
+
+    Stars do not hide each other: from there the picture is the mirror image, its right the left. A `View` whose
+    position angle is 0 has the same up as its opposite.
+    """
+    opposite = np.isclose(directions[:, None], -directions[None], atol=1e-3).all(axis=2)
+    return np.where(opposite.any(axis=1), opposite.argmax(axis=1), -1)
 
 
 @dataclass

@@ -24,12 +24,15 @@ _LEVELS = (0.5, 0.68, 0.9, 0.95)
 def predict_dataset(model: DeepGalaxy, dataset: Dataset, indices: np.ndarray, realism: RealismConfig | None,
                     scale_known: bool = True, temperatures: dict | None = None, n_views: int = N_VIEWS, seed: int = 99,
                     on_batch: Callable[[int], None] | None = None, framing: str = "content",
-                    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Posteriors {label: (N, n_bins)}, latent means (N, latent_size) and sides of the frames (N,) in kpc, of images."""
+                    mirrored: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Posteriors {label: (N, n_bins)}, latent means (N, latent_size) and sides of the frames (N,) in kpc, of images.
+
+    mirrored : of the images with left and right exchanged.
+    """
     parts, latents, sides = [], [], []
     for start in range(0, len(indices), 64):
         index = indices[start:start + 64]
-        seen = _observe(dataset, index, realism, seed, framing, n_views)
+        seen = _observe(dataset, index, realism, seed, framing, n_views, mirrored)
         scale = seen.scale if scale_known else torch.full_like(seen.scale, torch.nan)
         p, encodings = distributions(model, seen.turned, scale, temperatures, n_views)
         parts.append(p)
@@ -139,8 +142,9 @@ def light_of(dataset, index) -> torch.Tensor:
     return light_from_stored(torch.from_numpy(read_images(dataset, index)), dataset.quantity == LOG_SURFACE_DENSITY)
 
 
-def _observe(dataset, index, realism, seed, framing, n_views):
+def _observe(dataset, index, realism, seed, framing, n_views, mirrored=False):
     light = light_of(dataset, index)
+    light = light.flip(3) if mirrored else light
     pixel = torch.from_numpy(dataset.labels["pixel_scale"][index])
     return observe_frames(light, pixel, image_seeds(seed, 0, index), realism, framing=framing,
                           n_turns=n_turns(n_views))

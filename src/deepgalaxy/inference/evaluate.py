@@ -228,7 +228,7 @@ def _row(error, here, what) -> dict:
 
 
 def _signal_to_noise(realism: RealismConfig, indices, seed) -> np.ndarray:
-    """Brightest percent of the galaxies over the noise of a pixel, of each observed image."""
+    """Brightest half percent of the galaxies' pixels over the noise of the sky, of each observed image (N,)."""
     return np.concatenate([1 / noise_strength(draw(image_seeds(seed, 0, indices[k:k + 256]), 8), realism).numpy()
                            for k in range(0, len(indices), 256)])
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..data.datamodule import camera_views
 from ..data.reader import Dataset
 from ..errors import ConfigError, DatasetError
+from ..image.observation import mirrored_classes
+from ..image.view import opposite_views
 from ..models.weights import Weights
 from ..training.fit import TrainConfig, split
 from .calibration import predict_dataset
@@ -24,6 +27,8 @@ def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[d
     -------
     result : what `--json` holds: `top1`; `within_one_step`: the right camera and a snapshot next to the right one;
         `n_classes`; `n_distinct_classes`: a camera and its opposite see mirror images, so that those count once;
+        `mirror_image_trained_on`, `mirror_image_held_out`: the two figures of pictures whose mirror image, from the
+        opposite camera, was among those trained on, and of the others;
         `confusion` of cameras, and of snapshots.
     samples : {"clean": ...}, as of `evaluate_unseen`.
 
@@ -47,28 +52,51 @@ def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[d
         raise DatasetError(f"{dataset.path}: is another data set than the one that the model was trained on; give that "
                            "one, because the split belongs to it")
     indices = split(training, dataset)[1][1]
+    opposite = opposite_views(camera_views(dataset))
     truth = dataset.snapshot[indices] * n_cameras + dataset.camera[indices]
-    told = not weights.learnt.never_told
-    probability, _, _ = predict_dataset(weights.model, dataset, indices, None, told, None, 1, on_batch=on_batch,
-                                        framing=weights.learnt.framing)
+    probability = _answers(weights, dataset, indices, opposite if training.mirrored else None, on_batch)
     best = probability["time_camera"].argmax(axis=1)
     near = (np.abs(best // n_cameras - truth // n_cameras) <= 1) & (best % n_cameras == truth % n_cameras)
     figures, samples = label_figures(dataset, indices, probability)
     result = {"protocol": "paper", "model": weights.identity, "n_images": len(indices),
               "n_encounters": len(np.unique(dataset.group[indices])), "n_classes": n_cameras * n_snapshots,
-              "n_distinct_classes": _distinct_views(dataset) * n_snapshots, "top1": float(np.mean(best == truth)),
-              "within_one_step": float(near.mean()), "clean": figures,
+              "n_distinct_classes": (n_cameras - np.count_nonzero(opposite > np.arange(n_cameras))) * n_snapshots,
+              **_shares(best == truth, near), **_by_mirror_image(dataset, indices, opposite, best == truth, near),
+              "clean": figures,
               "confusion": {"camera": confusion(truth % n_cameras, best % n_cameras, n_cameras),
                             "snapshot": confusion(truth // n_cameras, best // n_cameras, n_snapshots)},
               "reconstruction": reconstruction(weights, dataset, indices[:512])}
     return result, {"clean": samples}
 
 
-def _distinct_views(dataset: Dataset) -> int:
-    """Cameras that do not see the mirror image of what another one sees."""
-    views = []
-    for camera in range(int(dataset.camera.max()) + 1):
-        view = dataset.view[np.flatnonzero(dataset.camera == camera)[0]]
-        if not any(np.allclose(view, -other, atol=1e-3) for other in views):
-            views.append(view)
-    return len(views)
+def _answers(weights: Weights, dataset: Dataset, indices: np.ndarray, opposite: np.ndarray | None,
+             on_batch) -> dict[str, np.ndarray]:
+    """Distributions {label: (N, n_bins)} of one view; with `opposite`, the mean of a picture's and its mirror's."""
+    told = not weights.learnt.never_told
+    shown = []
+    for mirrored in (False, True)[:1 if opposite is None else 2]:
+        probability, _, _ = predict_dataset(weights.model, dataset, indices, None, told, None, 1,
+                                            on_batch=None if mirrored else on_batch, framing=weights.learnt.framing,
+                                            mirrored=mirrored)
+        if mirrored:
+            classes = probability["time_camera"]
+            probability["time_camera"] = classes[:, mirrored_classes(np.arange(classes.shape[1]), opposite)]
+        shown.append(probability)
+    return {name: np.mean([one[name] for one in shown], axis=0) for name in shown[0]}
+
+
+def _shares(right: np.ndarray, near: np.ndarray) -> dict[str, float | None]:
+    return {name: float(values.mean()) if len(values) else None
+            for name, values in (("top1", right), ("within_one_step", near))}
+
+
+def _by_mirror_image(dataset: Dataset, indices: np.ndarray, opposite: np.ndarray, right: np.ndarray,
+                     near: np.ndarray) -> dict[str, dict]:
+    """The same figures of pictures whose mirror image, from the opposite camera, was trained on, and of the others."""
+    held = {(g, t, c) for g, t, c in zip(dataset.group[indices], dataset.snapshot[indices], dataset.camera[indices],
+                                         strict=True)}
+    seen = np.array([opposite[c] >= 0 and (g, t, opposite[c]) not in held
+                     for g, t, c in zip(dataset.group[indices], dataset.snapshot[indices], dataset.camera[indices],
+                                        strict=True)])
+    return {name: {"n_images": int(part.sum()), **_shares(right[part], near[part])}
+            for name, part in (("mirror_image_trained_on", seen), ("mirror_image_held_out", ~seen))}

@@ -40,6 +40,8 @@ class TrainConfig(Config):
     batch_size: int = Field(64, ge=2, description="of all workers together")
     framing: Literal["content", "whole"] = Field("content", description="the light that belongs together, however it "
                                                  "lies; or pictures as they are, of one field of view and orientation")
+    mirrored: bool = Field(False, description="show half of the pictures mirrored, as what the opposite camera sees "
+                           "(framing: whole; frames of a content are mirrored anyway)")
     split: Literal["encounters", "random"] = Field("encounters", description="what is held out: whole encounters; or "
                                                    "images at random, which leaks, to compare with DeepGalaxy")
     validation_share: float = Field(0.12, gt=0, lt=1, description="of the encounters (or images), held out for "
@@ -127,6 +129,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if config.keep_of_start and config.start_from is None:
         raise ConfigError(f"keep_of_start = {config.keep_of_start:g}: needs weights to start from; give start_from, or "
                           "leave it out")
+    if config.mirrored and config.framing != "whole":
+        raise ConfigError(f"mirrored = True: framing = {config.framing}: must be whole; frames of a content are "
+                          "mirrored anyway, leave mirrored out")
     start = None if config.start_from is None else _start(config)
     output = Path(config.output)
     path = output / "model.safetensors"
@@ -159,7 +164,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         raise ConfigError(f"validation_images: {len(held)} images cannot be shared by {n_workers} workers; raise "
                           "validation_images or validation_share")
     training, validation = (EncounterImages(dataset, images, config.bad_images == "skip") for images in (used, held))
-    batches = _batches(config, len(training))
+    twice = config.train == "heads" and config.mirrored  # features are kept of both
+    batches = _batches(config, len(training) * (1 + twice))
     trained_on, held_out = ({dataset.identities[g] for g in groups} for groups in (train, validate))
     module = _module(config, dataset, batches.steps, len(held))
     if start is not None:
@@ -168,7 +174,8 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
         freeze(module.model)
         if newest is not None:  # features are of what stays as it is, and that is needed before the trainer loads it
             _load(module, newest)
-        training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic)
+        training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic,
+                            module.opposite)
     if newest is not None:
         # Loaders with processes of their own begin to read before the trainer says what epoch it is.
         batches.set_epoch(Checkpoints.epoch(newest) + 1)
@@ -216,13 +223,15 @@ def _module(config: TrainConfig, dataset, steps_per_epoch: int, n_validation: in
     """The model with its losses, as it is before the first step; every worker has the same."""
     import torch
 
+    from ..data.datamodule import opposite_cameras
     from .module import TrainingModule
 
+    opposite = opposite_cameras(dataset) if config.mirrored else None
     torch.manual_seed(config.seed)
     return TrainingModule(config.model, config.loss, config.optimiser, config.realism,
                           total_steps=config.epochs * steps_per_epoch, seed=config.seed,
                           logarithmic=dataset.quantity == LOG_SURFACE_DENSITY, n_validation=n_validation,
-                          framing=config.framing, n_cameras=int(dataset.camera.max()) + 1)
+                          framing=config.framing, n_cameras=int(dataset.camera.max()) + 1, opposite=opposite)
 
 
 def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: set, n_images: int,
@@ -240,7 +249,7 @@ def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: s
                           "validation_share of its recipe, or, if yours are others, another seed to their design")
     for model in (module.model, module.averaged.module) if fresh else ():
         ours = model.state_dict()
-        # Theirs may have the head of the classes, which is left out here.
+        # Theirs may have the head of the classes or a second backbone, which are left out here.
         model.load_state_dict({**ours, **{k: v for k, v in start.model.state_dict().items() if k in ours}})
     return before
 
@@ -450,11 +459,11 @@ def _start(config: TrainConfig):
     theirs, ours = weights.model.config, config.model
     unlike = [name for name in ModelConfig.model_fields if name in ours.model_fields_set
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
-    # What may be added: blocks and a backbone that do nothing at first, and the head of the classes, which may be left
-    # out too.
+    # What may be added: blocks and a backbone that do nothing at first, and the head of the classes. These two may be
+    # left out as well; maps that lack what a second backbone added have to be learnt anew.
     for name, may in (("classifier_depth", ours.classifier_depth > theirs.classifier_depth),
                       ("fine_depth", ours.fine_depth > theirs.fine_depth),
-                      ("second_backbone", theirs.second_backbone is None),
+                      ("second_backbone", None in (theirs.second_backbone, ours.second_backbone)),
                       ("latent_scale", ours.latent_scale),
                       ("n_classes", 0 in (theirs.n_classes, ours.n_classes))):
         if may and name in unlike:

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..config import Config
 from ..errors import ModelError
-from ..image.observation import image_seeds, light_from_stored, observe_frames, told_or_asked
+from ..image.observation import image_seeds, light_from_stored, mirror, observe_frames, told_or_asked
 from ..image.realism import RealismConfig
 from ..labels import FRAME_SIDE, HEADS, LABELS
 from ..models.deepgalaxy import DeepGalaxy, ModelConfig
@@ -65,11 +65,13 @@ class TrainingModule(lightning.LightningModule):
     n_validation : images that all workers together validate on.
     framing : one of `preprocess.FRAMINGS`; frames of a content are mirrored and misplaced a little, whole ones are not.
     n_cameras : of the data set, for the classes of time and camera.
+    opposite : (C,) of each camera the one opposite to it: half of the pictures are shown mirrored, as seen from there.
     """
 
     def __init__(self, model: ModelConfig, loss: LossConfig, optimiser: OptimiserConfig,
                  realism: RealismConfig | None, total_steps: int, seed: int = 0, logarithmic: bool = True,
-                 n_validation: int = 0, framing: str = "content", n_cameras: int = 1):
+                 n_validation: int = 0, framing: str = "content", n_cameras: int = 1,
+                 opposite: np.ndarray | None = None):
         super().__init__()
         self.model = DeepGalaxy(model)
         self.model.to(memory_format=self.model.encoder.memory_format)
@@ -83,7 +85,7 @@ class TrainingModule(lightning.LightningModule):
         self.loss, self.optimiser, self.realism = loss, optimiser, realism
         self.total_steps, self.seed, self.logarithmic = total_steps, seed, logarithmic
         self.n_validation, self.validation, self.framing = n_validation, [], framing
-        self.n_cameras = n_cameras
+        self.n_cameras, self.opposite = n_cameras, opposite
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
         """The images' numbers stay here, seeds are made of them; and what decides whether they are observed."""
@@ -104,6 +106,9 @@ class TrainingModule(lightning.LightningModule):
         light = light_from_stored(batch.pop("image"), self.logarithmic)
         pixel_scale, index, by_mass = (batch.pop(name) for name in ("pixel_scale", "index", "shines_by_mass"))
         if training:
+            if self.opposite is not None:
+                mirrored = image_seeds(self.seed + 2, self.current_epoch, index) % 2 == 1
+                light, batch["time_camera"] = mirror(light, batch["time_camera"], self.opposite, mirrored)
             n_decoded = max(1, int(self.loss.decoded_share * len(light)))
             # Clean pictures are those whose light follows mass.
             realistic = np.where(by_mass, self.loss.realistic, 1.0)
