@@ -13,6 +13,7 @@ from deepgalaxy.data import build
 from deepgalaxy.data.build import build_dataset
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.schema import check_dataset
+from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.render import RenderConfig, render_encounter
 from deepgalaxy.simulate.snapshot import Encounter
@@ -120,6 +121,45 @@ def test_pictures_of_another_campaign_are_not_taken_for_these(runs, tmp_path, fi
     # Nothing is lost: the first campaign goes on.
     assert dict(build_dataset(runs, path, config)) == dict.fromkeys("abc")
     assert (Dataset(path).labels["mass_ratio"] == 0.5).all()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"n_pixels": 32}, "n_pixels = 24, here 32; choose another output, or delete it"),
+    ({"n_pixels": 32, "seed": 1}, "n_pixels = 24, here 32 .and 1 more differ"),
+    ({"cameras": "cube"}, "cameras = random, here cube"), ({"field_of_view": 80.0}, "field_of_view = None, here 80")])
+def test_a_finished_data_set_is_not_replaced_by_one_of_another_configuration(runs, tmp_path, change, words):
+    path, settings = tmp_path / "suite.h5", {"n_pixels": 24, "n_cameras": 2}
+    list(build_dataset(runs, path, RenderConfig(**settings)))
+    before = path.read_bytes()
+    for encounters in ("abc", "abcd"):  # also where the campaign has gone on since
+        encounter(encounters[-1], 9).write(runs / f"{encounters[-1]}.h5")
+        with pytest.raises(DatasetError, match=f"suite.h5: was rendered with {words}") as caught:
+            list(build_dataset(runs, path, RenderConfig(**settings | change)))
+        assert "\n" not in str(caught.value) and path.read_bytes() == before
+    assert [p.name for p in tmp_path.glob("suite.h5*")] == ["suite.h5"]
+
+
+def test_pictures_of_encounters_that_are_gone_are_not_replaced(runs, tmp_path):
+    config = RenderConfig(n_pixels=16, n_cameras=2)
+    list(build_dataset(runs, tmp_path / "suite.h5", config))
+    before = (tmp_path / "suite.h5").read_bytes()
+    (runs / "b.h5").unlink()
+    with pytest.raises(DatasetError, match="suite.h5: holds b, which is not in the folder; choose another output"):
+        list(build_dataset(runs, tmp_path / "suite.h5", config))
+    assert (tmp_path / "suite.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("file", ["encounter", "text", "dummy", "published"])
+def test_a_file_of_another_kind_is_not_replaced(runs, file):
+    path = runs / "b.h5"
+    if file == "text":
+        path.write_text("my notes")
+    elif file != "encounter":
+        write_dummy_dataset(path, published=file == "published")
+    before = path.read_bytes()
+    with pytest.raises(DatasetError, match="b.h5: .*choose another output") as caught:
+        list(build_dataset(runs, path, RenderConfig(n_pixels=16, n_cameras=2)))
+    assert "\n" not in str(caught.value) and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("piece", [1, 64 << 20])

@@ -24,6 +24,7 @@ from deepgalaxy.data.splits import split_by_encounter, split_random
 from deepgalaxy.data.writer import DatasetWriter, write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError
 from deepgalaxy.image.view import CameraImages
+from deepgalaxy.labels import LABELS, Label
 
 PARAMETERS = {"mass_ratio": 0.5, "size_ratio": 0.75, "pericentre": 12.0, "seed": 3, "model": "disc"}
 STAGE, SEPARATION = np.array([0, 1, 3], np.uint8), np.array([40, 12, 1.5], np.float32)
@@ -535,6 +536,46 @@ def test_values_that_are_not_allowed_are_found(dummy, name, change):
     with h5py.File(dummy, "r+") as f:
         f["encounter_0000"][name][...] = change(f["encounter_0000"][name][()])
     assert len(check_dataset(dummy)) == 1
+
+
+@pytest.mark.parametrize("name", ["t_myr", "pixel_scale"])
+def test_infinite_times_and_scales_are_refused_by_name_and_unknown_ones_are_not(dummy, name):
+    with h5py.File(dummy, "r+") as f:
+        f[f"encounter_0001/{name}_camera_01"][2] = -np.inf if name == "t_myr" else np.inf
+    where = f"{dummy}: group encounter_0001"
+    with pytest.raises(DatasetError, match=f"{where}, camera 1, snapshot 2: {name} = -?inf cannot be"):
+        Dataset(dummy)
+    assert check_dataset(dummy) == [f"{where}: '{name}_camera_01' holds values that are not finite"]
+    with h5py.File(dummy, "r+") as f:
+        f[f"encounter_0001/{name}_camera_01"][2] = np.nan
+    column = Dataset(dummy).labels["time" if name == "t_myr" else name]
+    assert np.isnan(column).sum() == 1
+
+
+@pytest.mark.parametrize("value", ["half", np.inf])
+def test_an_attribute_that_a_label_is_read_from_is_a_number(dummy, monkeypatch, value):
+    label = Label("gas_fraction", "gas_fraction", "gas/baryons", 0, 1, 20, 1.0)
+    monkeypatch.setattr(schema, "LABELS", (*LABELS, label))
+    with h5py.File(dummy, "r+") as f:
+        f["encounter_0000"].attrs["gas_fraction"] = 0.25
+        f["encounter_0001"].attrs["gas_fraction"] = np.nan
+    data = Dataset(dummy)
+    np.testing.assert_array_equal(data.labels["gas_fraction"], np.where(data.group == 0, np.float32(0.25), np.nan))
+    with h5py.File(dummy, "r+") as f:
+        f["encounter_0001"].attrs["gas_fraction"] = value
+    assert_refused(dummy, "group encounter_0001: attribute 'gas_fraction' must be a finite number, because a label is "
+                   f"read from it, got {value}")
+
+
+def test_many_problems_of_one_group_are_counted(tmp_path):
+    path = write_dummy_dataset(tmp_path / "suite.h5", n_encounters=2, n_snapshots=8, n_cameras=4)
+    with h5py.File(path, "r+") as f:
+        for camera in range(4):
+            f[f"encounter_0000/images_camera_{camera:02d}"][...] = np.nan
+        f["encounter_0001/images_camera_00"][3] = -1
+    lines = check_dataset(path)
+    assert len(lines) == 12 and lines[10] == f"{path}: group encounter_0000: and 22 more"
+    assert "encounter_0001" in lines[11] and "snapshot 3" in lines[11]
 
 
 def test_what_is_no_data_set_is_one_line(tmp_path, dummy):

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import yaml
 
+from deepgalaxy.data import schema
 from deepgalaxy.data.build import build_dataset, encounter_files
 from deepgalaxy.data.foreign import read_stars
 from deepgalaxy.data.labelled import Labels, labels_file, orbit_rotation
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.schema import check_dataset
+from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.render import RenderConfig
-from deepgalaxy.labels import NO_SEPARATION, NO_STAGE
+from deepgalaxy.labels import LABELS, NO_SEPARATION, NO_STAGE, Label
 from deepgalaxy.training.fit import read_recipe
 
 KPC, MSUN = 3.0856775814913674e21, 1.988409870698051e33
@@ -347,6 +349,93 @@ def test_changed_labels_are_another_data_set(folder):
     labels.write_text(labels.read_text().replace(",100.0,", ",120.0,"))
     assert list(build_dataset(folder, data, TINY)) == [("run_1", None), ("run_2", None)]
     assert 120 in Dataset(data).labels["time"]
+
+
+def test_a_finished_data_set_is_not_replaced_by_one_of_another_configuration(folder, run):
+    data, labels = folder / "suite.h5", folder / "labels.csv"
+    list(build_dataset(folder, data, TINY))
+    before = data.read_bytes()
+    labels.write_text(labels.read_text().replace(",100.0,", ",120.0,"))  # whether or not the labels have changed too
+    done = run("render", folder, "-o", data, "--pixels", 16, "--cameras", 2, "--workers", 1)
+    assert done.status == 2 and data.read_bytes() == before
+    assert re.fullmatch(r"DatasetError: .*suite.h5: was rendered with n_pixels = 32, here 16; choose another output, "
+                        r"or delete it to photograph them anew", done.err.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("labels_first", [True, False])
+def test_pictures_of_labelled_snapshots_and_of_encounters_are_not_taken_for_each_other(folder, tmp_path, labels_first):
+    path = write_dummy_dataset(tmp_path / "suite.h5")
+    if labels_first:
+        path.unlink()
+        list(build_dataset(folder, path, TINY))
+        (folder / "labels.csv").rename(folder / "other.csv")
+        (folder / "run_1.h5").touch()
+    else:
+        with h5py.File(path, "r+") as f:
+            f.attrs["config"] = TINY.to_json()
+    before = path.read_bytes()
+    words = "with a file of labels, which is not there" if labels_first else "without a file of labels, which is there"
+    refused(lambda: list(build_dataset(folder, path, TINY)), f"was rendered {words} now; choose another output")
+    assert path.read_bytes() == before
+
+
+def test_labels_of_other_encounters_do_not_replace_a_data_set(folder):
+    data, labels = folder / "suite.h5", folder / "labels.csv"
+    list(build_dataset(folder, data, TINY))
+    labels.write_text(labels.read_text().replace(",run_1,", ",mine_1,"))
+    assert dict(build_dataset(folder, data, TINY)) == {"mine_1": None, "run_2": None}  # one has another name
+    before = data.read_bytes()
+    labels.write_text(labels.read_text().replace(",mine_1,", ",a,").replace(",run_2,", ",b,"))
+    refused(lambda: list(build_dataset(folder, data, TINY)), "suite.h5: holds mine_1, which is not in the folder")
+    assert data.read_bytes() == before
+
+
+@pytest.fixture
+def gas_label(monkeypatch):
+    """A label of a user's own, as docs/extending.md says."""
+    label = Label("gas_fraction", "gas_fraction", "gas/baryons", 0, 1, 20, 1.0, title="Gas fraction")
+    monkeypatch.setattr(schema, "LABELS", (*LABELS, label))
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.yaml"])
+def test_a_label_of_ones_own_comes_in_through_the_labels(folder, gas_label, name):
+    rows = list(csv.DictReader(open(folder / "labels.csv")))
+    plain = Labels(folder / "labels.csv").digest
+    rows = [{**r, "gas_fraction": "0.3" if r["encounter"] == "run_1" else ""} for r in rows]
+    if name == "labels.csv":
+        table(folder, rows)
+    else:
+        rows = [{k: v if k in ("snapshot", "encounter") else float(v) for k, v in r.items() if v} for r in rows]
+        (folder / name).write_text(yaml.safe_dump({"snapshots": rows}))
+    assert Labels(folder / name).digest != plain
+    list(build_dataset(folder, folder / "suite.h5", TINY))
+    assert check_dataset(folder / "suite.h5") == []
+    data = Dataset(folder / "suite.h5")
+    first = data.group == data.groups.index("run_1")
+    np.testing.assert_array_equal(data.labels["gas_fraction"][first], np.float32(0.3))
+    assert np.isnan(data.labels["gas_fraction"][~first]).all()  # not known
+
+
+def test_labels_without_it_are_the_same_as_before_there_was_such_a_label(folder, request):
+    plain = Labels(folder / "labels.csv").digest
+    request.getfixturevalue("gas_label")
+    assert Labels(folder / "labels.csv").digest == plain
+
+
+@pytest.mark.parametrize("values, words", [
+    (("much",) * 4, "line 2: gas_fraction: .*number.*'much'"), (("inf",) * 4, "line 2: gas_fraction: .*finite"),
+    ((0.3, 0.4, 1, 1), "'run_1': gas_fraction must be the same .*0.3 and 0.4")])
+def test_a_label_of_ones_own_is_one_number_per_encounter(folder, gas_label, values, words):
+    rows = list(csv.DictReader(open(folder / "labels.csv")))
+    table(folder, [{**r, "gas_fraction": v} for r, v in zip(rows, values, strict=True)])
+    refused(lambda: Labels(folder / "labels.csv"), "labels.csv", words)
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_columns_that_are_not_separated_by_commas_are_said_to_be_so(folder, sign):
+    labels = folder / "labels.csv"
+    labels.write_text(labels.read_text().replace(",", sign))
+    refused(lambda: Labels(labels), "labels.csv: column 'snapshot' is missing.*columns are separated by commas")
 
 
 def test_a_snapshot_that_was_written_again_is_photographed_again(folder):

@@ -1,5 +1,6 @@
 """One picture, however it comes, has one story."""
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from deepgalaxy.errors import ConfigError, DeepGalaxyError, ImageError, LibraryE
 from deepgalaxy.image.mock import write_mock_fits
 from deepgalaxy.image.reader import from_array, read
 from deepgalaxy.image.strangers import strangers
-from deepgalaxy.inference.predictor import Predictor, Scale
+from deepgalaxy.inference.predictor import Predictor, Scale, training_of
 from deepgalaxy.inference.story import QUANTILES
 from deepgalaxy.labels import LABELS, STAGES
 from deepgalaxy.units import kpc_per_arcsec
@@ -314,6 +315,42 @@ def test_flags_of_the_reader_are_kept(predictor, sky):
     assert any("have no value" in flag for flag in predictor.predict(holes).flags)
 
 
+def test_stages_that_no_image_showed_are_flagged(predictor, sky):
+    for never_seen, text in (
+            (["stage: single"], "showed the stage single: its probability means"),
+            (["stage: single", "stage: chance pair"], "showed the stages single, chance pair: their ")):
+        weights = copy.copy(predictor.weights)
+        weights.metadata = {**weights.metadata, "never_seen": never_seen}
+        story = Predictor(weights).predict(sky)
+        assert sum(text in flag for flag in story.flags) == 1
+        assert story.training["unseen_stages"] == [name.removeprefix("stage: ") for name in never_seen]
+
+
+def test_of_no_stage_that_it_never_saw_it_says_that_a_picture_looks_like_it(predictor, sky):
+    weights = copy.copy(predictor.weights)
+    weights.model = copy.deepcopy(weights.model)
+    weights.model.classifier.heads.layers["stage"].bias[STAGES.index("single")] += 50
+    for never_seen, told in (([], True), (["stage: single"], False), (["stage"], False)):
+        weights.metadata = {**weights.metadata, "never_seen": never_seen}
+        story = Predictor(weights).predict(sky)
+        assert story.stage["single"] > 0.9
+        assert any("looks like a single galaxy" in flag for flag in story.flags) == told
+        assert sum("stage" in flag for flag in story.flags) == (not told)
+
+
+def test_a_story_knows_whose_training_is_behind_it(predictor, sky):
+    training = predictor.predict(sky).training
+    assert not training["shipped"] and training == training_of(predictor.weights)
+    assert training["n_encounters"] == len(predictor.weights.metadata["training_encounters"]) > 0
+    assert any("outside of the usual 25-450 kpc:" in flag for flag in predictor.predict(sky, kpc_per_pixel=50).flags)
+
+
+def test_what_ships_is_known_as_such(shipped):
+    story = shipped.predict(EXAMPLES / "mock_1.fits", kpc_per_pixel=5)
+    assert story.training["shipped"] and story.training["unseen_stages"] == []
+    assert any("25-450 kpc of the simulations:" in flag for flag in story.flags)
+
+
 # What goes wrong
 
 
@@ -356,7 +393,7 @@ def test_load_without_files_says_what_to_do(tmp_path, tiny_model):
                       {"model": tiny_model / "model.safetensors", "library": tmp_path}):
         with pytest.raises(DeepGalaxyError) as caught:
             deepgalaxy.load(**arguments)
-        assert "\n" not in str(caught.value) and "deepgalaxy" in str(caught.value)
+        assert "\n" not in str(caught.value) and any(do in str(caught.value) for do in ("deepgalaxy", "; give"))
 
 
 def examples() -> dict[str, dict]:

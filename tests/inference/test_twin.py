@@ -39,14 +39,15 @@ def frames(cameras):
     return stretch(cut_frames(light, find_frames(light)))[:, 0].numpy()
 
 
-def write(path, cameras, frames, time, configs):
+def write(path, cameras, frames, time, configs, config="{}"):
     rng, n = np.random.default_rng(0), len(frames)
     write_library(path, z=rng.normal(size=(n, 4)), encounters=["suite:pair"], encounter=np.zeros(n, int),
                   labels={"time": np.full(n, time), "mass_ratio": np.full(n, 0.4), "size_ratio": np.full(n, 0.6),
                           "view_inclination": np.full(n, 45.0)},
                   snapshot=np.zeros(n, int), camera=np.arange(n), thumbnails=[encode_thumbnail(f) for f in frames],
                   usual_features=rng.normal(size=(50, 4)), unseen_features=rng.normal(size=(50, 4)),
-                  model_sha256="ab" * 32, configs=configs, view=np.array([c.view[-1] for c in cameras]))
+                  model_sha256="ab" * 32, configs=configs, view=np.array([c.view[-1] for c in cameras]),
+                  config=config)
     return Library(path)
 
 
@@ -119,6 +120,12 @@ def test_a_library_that_does_not_know_its_encounters_says_so(tmp_path, encounter
             "does not say how suite:pair was simulated"
         with pytest.raises(LibraryError, match=words):
             simulate_twin(library, match(library, 0), frames[0])
+
+
+def test_snapshots_of_another_program_have_no_twin(tmp_path, encounter, cameras, frames):
+    library = write(tmp_path / "library.h5", cameras, frames, encounter.time[-1], [None], '{"labels_sha256": "ab"}')
+    with pytest.raises(LibraryError, match="suite:pair was read from labelled snapshots.*no twin to simulate$"):
+        simulate_twin(library, match(library, 0), frames[0])
 
 
 def test_the_shipped_library_knows_how_its_encounters_were_simulated(shipped):

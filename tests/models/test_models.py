@@ -424,6 +424,19 @@ def test_weights_give_back_the_same_model(trained, file):
     assert set(weights.identity) == {"name", "version", "sha256"}
 
 
+def test_weights_of_other_bins_are_refused(file, tmp_path):
+    """The same probabilities would be other numbers."""
+    tensors, header = weights_module._read(file)
+    bins = json.loads(header["bins"])
+    assert bins["time_since_pericentre"] == [-210, 1010, 122, False] and bins.keys() == {label.name for label in HEADS}
+    bins["time_since_pericentre"][1] = 2020
+    weights_module._write(tmp_path / "wider.safetensors", tensors, {**header, "bins": json.dumps(bins)})
+    assert_refused(tmp_path / "wider.safetensors", "122 bins from -210 to 2020 of time_since_pericentre, labels.py has "
+                                                   "122 bins from -210 to 1010; train again")
+    weights_module._write(tmp_path / "older.safetensors", tensors, {k: v for k, v in header.items() if k != "bins"})
+    assert load_weights(tmp_path / "older.safetensors").name == load_weights(file).name
+
+
 def test_metadata_can_be_added_without_touching_the_weights(trained, file):
     before = load_weights(file)
     update_metadata(file, scores={"median": 30})

@@ -43,7 +43,8 @@ def test_card_names_weights_recipe_and_counts(card, predictor):
     text, result = card
     weights = predictor.weights
     assert text.startswith(f"# Model card: {weights.name} {weights.version}\n") and weights.sha256 in text
-    assert f"Trained on {len(weights.metadata['training_encounters'])} encounters" in text
+    n = len(weights.metadata["training_encounters"])
+    assert f"Trained on {n} encounter{'s' if n > 1 else ''}, in" in " ".join(text.split())
     assert f"`unseen`: {result['n_encounters']} whole encounters" in text
     assert weights.model.config.backbone in text and "not calibrated" not in text
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|") and "`" not in line)
@@ -66,7 +67,17 @@ def test_encounters_may_have_a_hyphen_in_their_names(predictor, card):
     weights = copy.copy(predictor.weights)
     weights.metadata = {**weights.metadata, "validation_encounters": ["m12-c"],
                         "training_encounters": ["m12-a", "m12-b", "q05", "q05-single", "q05-chance"]}
-    assert "Trained on 3 encounters" in (text := model_card(weights, card[1])) and "1 others were held out" in text
+    assert "Trained on 3 encounters" in (text := model_card(weights, card[1])) and "1 other was held out" in text
+
+
+def test_one_is_not_many_and_stages_that_no_image_showed_are_limits(predictor, card):
+    weights = copy.copy(predictor.weights)
+    weights.metadata = {**copy.deepcopy(weights.metadata), "training_encounters": ["m12-a"],
+                        "never_seen": ["stage: single", "stage: chance pair"]}
+    weights.metadata["training"]["epochs"] = 1
+    text = " ".join(model_card(weights, card[1]).split())
+    assert " 1 epoch of " in text and "Trained on 1 encounter, in" in text
+    assert "- No image of the training showed the stages single, chance pair: their probabilities mean nothing." in text
 
 
 def test_only_unseen_encounters_make_a_card(run, tiny_model, other_dataset, tmp_path):

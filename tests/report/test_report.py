@@ -21,6 +21,7 @@ from deepgalaxy.report import (
     familiarity_sentence,
     headline,
     json_ready,
+    limits,
     number,
     percent,
     printable,
@@ -32,7 +33,7 @@ from deepgalaxy.report import (
 from deepgalaxy.report.evaluation import write_evaluation
 from deepgalaxy.report.figures import _posterior, _width, _wrap, save_story, story_figure
 from deepgalaxy.report.html import _curve, safe_name, write_report
-from deepgalaxy.report.terminal import story_table
+from deepgalaxy.report.terminal import matches_table, story_table
 
 EVIL = "<script>alert(1)</script>.png"
 EVIL_NAME = EVIL.replace("/", "\N{DIVISION SLASH}")  # as one file name; a real slash ends a folder
@@ -155,6 +156,44 @@ def test_json_is_what_predict_gives(tmp_path):
     answers = json.loads((tmp_path / "stories.json").read_text())
     assert answers[0] == json_ready(stories[0].to_dict()) and answers[0]["familiarity"] is None
     assert answers[1] == {"image": "bad.png", "error": "bad.png: is empty"}
+
+
+OF_THE_SHIPPED = ("disc galaxies", "Milky Way in mass and size", "disc scale length", "discs with bulges", "0.15 dex",
+                  "model that ships")
+
+
+def test_a_page_says_of_a_training_only_what_is_true_of_it(tmp_path):
+    story = make_story()
+    for training, told in (({"shipped": True}, True), ({"shipped": False, "n_encounters": 3}, False), ({}, False)):
+        story.training = training
+        html = write_report([story], tmp_path).read_text("utf-8")
+        assert [text for text in OF_THE_SHIPPED if text in html] == (list(OF_THE_SHIPPED) if told else [])
+        assert ("of its own training" in html) != told and "square root of size" in html
+        assert ("like the Milky Way in mass and size" in " ".join(text_of(story_table([story])).split())) == told
+        assert ("whose primary" in text_of(matches_table([story]))) == told
+    both = [make_story("a.png"), make_story("b.png")]
+    both[0].training = {"shipped": True}
+    html = write_report(both, tmp_path).read_text("utf-8")
+    assert html.count("disc galaxies") == 1 and "0.15 dex" not in html
+    assert "0.15 dex" not in write_report([("a", "a: is empty")], tmp_path).read_text("utf-8")
+
+
+@pytest.mark.parametrize("n, text", [(3, "from the 3 encounters of"), (1, "from the encounter of"),
+                                     (0, "from the encounters of")])
+def test_limits_count_the_encounters_of_the_training(n, text):
+    story = make_story()
+    story.training = {"shipped": False, "n_encounters": n}
+    assert text in limits(story)
+
+
+def test_stages_that_no_image_showed_are_not_told_apart(tmp_path):
+    story = make_story()
+    for unseen, text in (([], "told apart as well as one picture allows"), (["return"], "told apart as well as"),
+                         (["single"], "showed single galaxies: these are not told from"),
+                         (["single", "chance pair"], "showed single galaxies or chance alignments: these are not")):
+        story.training = {"shipped": False, "n_encounters": 3, "unseen_stages": unseen}
+        html = write_report([story], tmp_path).read_text("utf-8")
+        assert text in html and ("stages of their own" in html) == ("told apart" in text)
 
 
 def test_hostile_text_is_shown_not_run(tmp_path):

@@ -25,11 +25,11 @@ from deepgalaxy.image.observation import image_seeds, light_from_stored, observe
 from deepgalaxy.image.realism import RealismConfig
 from deepgalaxy.inference.calibration import light_of
 from deepgalaxy.inference.predictor import Predictor
-from deepgalaxy.labels import NO_STAGE
+from deepgalaxy.labels import NO_STAGE, STAGES
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
 from deepgalaxy.models.weights import Learnt, load_weights, save_weights, update_metadata
 from deepgalaxy.training.callbacks import STOPS, Checkpoints, read_metrics
-from deepgalaxy.training.fit import TrainConfig, fit, read_recipe
+from deepgalaxy.training.fit import TrainConfig, fit, read_recipe, split
 from deepgalaxy.training.heads import Features
 from deepgalaxy.training.module import LossConfig, TrainingModule
 from deepgalaxy.training.optimiser import OptimiserConfig
@@ -46,7 +46,8 @@ torch.set_num_threads(1)
 said = []
 def say(line):
     print(line, flush=True)
-    said.append(line)
+    if line.startswith("epoch"):
+        said.append(line)
     if "kill" in sys.argv and len(said) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 fit(read_recipe(sys.argv[1]), say)
@@ -134,7 +135,12 @@ def test_fit_writes_weights_metrics_and_recipe(straight, data):
         assert row["workers"] == 1 and row["images_per_second"] > 0 and 0 <= row["input_wait"] <= 1
         assert np.isfinite([row["loss"], row["labels"], row["reconstruction"], row["kl"]]).all()
         assert row["clean_time_since_pericentre"] >= 0
-    assert len(said) == 2 and said[0].startswith("epoch 1/2: loss ")
+    # Three of four names hash into the share that is held out: said before hours are spent on one encounter.
+    assert said[0] == ("trains on 1 of 4 encounters, holds out 3 (validation_share = 0.3; another split_seed holds out "
+                       "others)")
+    missing = ", ".join(weights.metadata["never_seen"])
+    assert missing and said[1] == f"no image to train on tells: {missing}; answers about that will mean nothing"
+    assert len(said) == 4 and said[2].startswith("epoch 1/2: loss ")
     assert TrainConfig.from_json((output / "recipe.json").read_text()) == config
     assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["epoch_00000.ckpt", "epoch_00001.ckpt"]
 
@@ -246,11 +252,9 @@ def test_newest_readable_checkpoint_is_chosen(tmp_path, content):
 def test_terminated_run_goes_on_where_it_was(straight, data, tmp_path):
     config, path, _ = straight
     config = config.model_copy(update={"output": str(tmp_path / "run")})
-    stopping = []
 
     def say(line):
-        stopping.append(line)
-        if len(stopping) == 1:
+        if line.startswith("epoch 1/"):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
@@ -292,7 +296,8 @@ def test_fit_leaves_the_process_as_it_was(data, tmp_path):
     """Whether it came to its end or was stopped."""
     before = {number: signal.getsignal(number) for number in STOPS}
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe(data, tmp_path / "run"), say=lambda line: os.kill(os.getpid(), signal.SIGINT))
+        fit(recipe(data, tmp_path / "run"),
+            say=lambda line: line.startswith("epoch") and os.kill(os.getpid(), signal.SIGINT))
     assert {number: signal.getsignal(number) for number in STOPS} == before
     fit(recipe(data, tmp_path / "run"), say=lambda line: None)
     assert {number: signal.getsignal(number) for number in STOPS} == before
@@ -306,7 +311,8 @@ def test_ctrl_c_writes_a_checkpoint_and_ends_as_everywhere(data, tmp_path, worke
     child = subprocess.Popen([sys.executable, "-m", "deepgalaxy", "train", str(path)], stderr=subprocess.PIPE,
                              text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        assert child.stderr.readline().startswith("epoch 1/1000")
+        first = [child.stderr.readline() for _ in range(3)]  # what is trained on, and what is not learnt, first
+        assert first[0].startswith("trains on ") and first[2].startswith("epoch 1/1000")
         os.killpg(child.pid, signal.SIGINT)  # Ctrl-C reaches the processes that read as well
         err = child.communicate(timeout=120)[1].splitlines()
     finally:
@@ -969,7 +975,11 @@ def test_a_model_says_what_it_was_not_trained_for(data, tmp_path, told, flag):
 
 def test_a_model_says_what_its_images_never_told(straight, tmp_path):
     """Published files know no stage and no scale."""
-    assert load_weights(straight[1]).metadata["never_seen"] == [] and load_weights(straight[1]).learnt == Learnt()
+    weights, (config, *_) = load_weights(straight[1]), straight
+    dataset = Dataset(config.data)
+    shown = set(dataset.labels["stage"][split(config, dataset)[1][0]].tolist())
+    assert weights.learnt == Learnt() and len(shown) > 1
+    assert weights.metadata["never_seen"] == [f"stage: {name}" for k, name in enumerate(STAGES) if k not in shown]
     path = write_dummy_dataset(tmp_path / "published.hdf5", n_encounters=4, n_snapshots=4, n_cameras=2, n_pixels=64,
                                published=True)
     weights = load_weights(fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None))
@@ -989,6 +999,66 @@ def test_one_stage_alone_teaches_none(data, tmp_path):
             group["stage"][...] = np.where(group["stage"][()] == 0, 0, NO_STAGE)
     weights = load_weights(fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None))
     assert weights.metadata["never_seen"] == ["stage"] and weights.learnt == Learnt(untrained=("stage",))
+
+
+def test_labels_that_were_corrected_are_other_data(data, tmp_path):
+    """The same names and as many images: a training that goes on, or is done, is of what is not there any more."""
+    path = shutil.copy(data, tmp_path / "suite.h5")
+    fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None)
+    corrected = shutil.copy(data, tmp_path / "corrected.h5")
+    with h5py.File(corrected, "r+") as f:
+        for group in f.values():
+            group.attrs["mass_ratio"] = 1 / group.attrs["mass_ratio"]
+    os.replace(corrected, path)
+    for epochs in (1, 2):
+        with pytest.raises(ConfigError, match="has other labels than when the training in .* was begun"):
+            fit(recipe(path, tmp_path / "run", epochs=epochs), say=lambda text: None)
+    note = tmp_path / "run" / "data.json"  # of a training that was begun before labels were noted
+    note.write_text(json.dumps({k: v for k, v in json.loads(note.read_text()).items() if k != "labels_sha256"}))
+    fit(recipe(path, tmp_path / "run", epochs=2), say=lambda text: None)
+
+
+@pytest.mark.parametrize("algorithm", ["muon", "adamw"])
+def test_half_precision_goes_with_either_optimiser(data, tmp_path, algorithm):
+    config = recipe(data, tmp_path / "run", epochs=1, precision="bf16-mixed",
+                    optimiser={"algorithm": algorithm, "warmup": 2})
+    assert all(torch.isfinite(tensor).all() for tensor in state(fit(config, say=lambda text: None)).values())
+
+
+def test_a_weight_of_one_label_leaves_those_of_the_others(data, tmp_path):
+    plain = LossConfig().labels
+    assert LossConfig(labels={"time_camera": 5}).labels == {**plain, "time_camera": 5}
+    assert LossConfig(labels={"stage": 0}).labels == {**plain, "stage": 0} and plain["stage"] == 0.3
+
+
+@pytest.mark.parametrize("options, text", [
+    ({"images_per_epoch": 8, "batch_size": 16}, "images_per_epoch = 8: must be at least batch_size = 16"),
+    ({"model": {**MODEL, "backbone": "mobilenetv4_conv_small_035", "pretrained": True}},
+     "timm has no weights of it; set pretrained: false"),
+    ({"start_from": "no.safetensors"}, "start_from = no.safetensors: no such weights; give a file"),
+    ({"start_from": "."}, "start_from = .: is a folder; give the file in it")])
+def test_what_cannot_be_trained_names_the_setting(data, tmp_path, options, text):
+    with pytest.raises((ConfigError, ModelError)) as caught:
+        fit(recipe(data, tmp_path / "run", **options), say=lambda line: None)
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"seed": 2**63}, {"split_seed": 2**70}, {"images_per_epoch": 10**15},
+                                     {"batch_size": 10**9}, {"output": ""}])
+def test_settings_have_limits(data, tmp_path, options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        TrainConfig.parse({"data": str(data), "output": str(tmp_path / "run"), **options})
+
+
+def test_paths_of_a_recipe_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "recipe.yaml").write_text("data: [~/a.h5, b.h5]\noutput: ~/run\n")
+    config = read_recipe(tmp_path / "recipe.yaml")
+    assert config.data == (str(tmp_path / "home" / "a.h5"), str(tmp_path / "b.h5"))
+    assert config.output == str(tmp_path / "home" / "run")
+    (tmp_path / "recipe.yaml").write_text("data: a.h5\noutput: ''\n")
+    with pytest.raises(ConfigError, match="output"):
+        read_recipe(tmp_path / "recipe.yaml")
 
 
 def test_the_autoencoder_alone_is_trained_and_gone_on_from(data, tmp_path):

@@ -49,7 +49,7 @@ def encounter_files(folder: str | Path, output: str | Path | None = None) -> lis
 def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, client=None,
                   ) -> Iterator[tuple[str, str | None]]:
     """Render all encounters of a folder into one data set; goes on where it was interrupted, or where the folder ended
-    when the data set was made.
+    when the data set was made. It is made anew where a user's own snapshots or their labels have changed.
 
     Pictures stream to the disk: at no time are more than about `_PIECE` bytes of them per worker in memory.
 
@@ -61,6 +61,11 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     ------
     (name, error) : of each encounter once it is in the file, those of an earlier run first; error is None, or one
         line about an encounter that is left out because its file is damaged or its worker died.
+
+    Raises
+    ------
+    DatasetError
+        If `path` holds anything else than earlier pictures of this folder, made in the same way: it stays as it is.
     """
     files = encounter_files(folder, path)
     for name, plain in (("n_undisturbed", 0), ("light", "mass")):
@@ -70,7 +75,7 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
     made_by = _made_by(folder, config)
     # A picture of an encounter comes with those of its galaxies alone.
     wanted = {"-".join([file.stem, *kind]): (file, kind) for file in files for kind in _kinds(config)}
-    held = _finished(Path(path), made_by)
+    held = _finished(Path(path), made_by, wanted)
     _refuse_others(path, held, wanted)
     if set(held) == set(wanted):
         yield from ((file.stem, None) for file in files)
@@ -119,16 +124,48 @@ def _made_by(folder: str | Path, config: RenderConfig) -> str:
     return json.dumps({**config.model_dump(mode="json"), "labels_sha256": Labels(labels).digest})
 
 
-def _finished(path: Path, made_by: str) -> dict[str, dict]:
-    """The encounters of a finished data set that were photographed in this way, and their attributes; none if it is not
-    there."""
-    if not path.is_file() or path.with_name(path.name + ".partial").exists():
+def _finished(path: Path, made_by: str, wanted: dict) -> dict[str, dict]:
+    """The encounters of a finished data set, and their attributes; none if it is not there, or to be made anew.
+
+    Raises
+    ------
+    DatasetError
+        If the file holds what these pictures would not replace.
+    """
+    if not path.is_file():
         return {}
+    where, remedy = one_line(path), "choose another output, or delete it to photograph them anew"
     try:
         dataset = Dataset(path)
-    except DatasetError:
+    except DatasetError as error:
+        raise DatasetError(f"{error}; it is not written over: choose another output, or delete it") from None
+    now, then = json.loads(made_by), _settings(dataset.config)
+    labels = now.pop("labels_sha256", None), then.pop("labels_sha256", None)
+    differ = [key for key in dict.fromkeys([*now, *then]) if then.get(key, "unknown") != now.get(key, "unknown")]
+    if differ:
+        key, more = differ[0], f" (and {len(differ) - 1} more differ)" if len(differ) > 1 else ""
+        raise DatasetError(f"{where}: was rendered with {key} = {one_line(then.get(key, 'unknown'))}, here "
+                           f"{now.get(key, 'unknown')}{more}; {remedy}")
+    if None in labels and labels != (None, None):
+        raise DatasetError(f"{where}: was rendered {'with' if labels[1] else 'without'} a file of labels, which is "
+                           f"{'not ' if labels[1] else ''}there now; {remedy}")
+    changed = labels[0] != labels[1]
+    strange = [name for name in dataset.groups if name not in wanted]
+    # With changed labels an encounter may have got another name; not all of them.
+    if strange and (not changed or len(strange) == len(dataset.groups)):
+        raise DatasetError(f"{where}: holds {strange[0]}, which is not in the folder; {remedy}")
+    if changed or path.with_name(path.name + ".partial").exists():
         return {}
-    return dict(zip(dataset.groups, dataset.attributes, strict=True)) if dataset.config == made_by else {}
+    return dict(zip(dataset.groups, dataset.attributes, strict=True))
+
+
+def _settings(config: str) -> dict:
+    """Those in a data set; none if they are no JSON of settings."""
+    try:
+        settings = json.loads(config)
+    except (ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _refuse_others(path: str | Path, held: dict[str, dict], wanted: dict[str, tuple[Path, tuple[str, ...]]]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, create_model
 
 from ..config import Config, read_yaml
 from ..errors import ConfigError, DatasetError
@@ -24,6 +24,7 @@ from ..labels import ENCOUNTER_NAME, NO_SEPARATION, NO_STAGE, STAGES, UNDISTURBE
 from ..progress import one_line
 from ..simulate.snapshot import stages
 from .foreign import read_stars
+from .schema import label_attributes
 
 __all__ = ["LABELS_NAMES", "LabelledEncounter", "Labels", "ReadingConfig", "SnapshotLabels",
            "labels_file", "orbit_rotation"]
@@ -134,7 +135,8 @@ class Labels:
         else:
             rows = list(self._from_csv(self.path))
         self.reading = self._parse(ReadingConfig, tree, self._source)
-        labels = [(where, self._parse(SnapshotLabels, row, where)) for where, row in rows]
+        kind = _snapshot_labels()
+        labels = [(where, self._parse(kind, row, where)) for where, row in rows]
         if not labels:
             raise DatasetError(f"{self._source}: names no snapshots")
         self._encounters: dict[str, list[SnapshotLabels]] = {}
@@ -146,7 +148,7 @@ class Labels:
         self.names = sorted(self._encounters)
         # A snapshot that was written again makes other pictures.
         found = [(self.path.parent / row.snapshot).stat() for _, row in labels]
-        everything = [self.reading.to_json(), *((row.to_json(), file.st_size, file.st_mtime_ns)
+        everything = [self.reading.to_json(), *((_written(row), file.st_size, file.st_mtime_ns)
                                                 for (_, row), file in zip(labels, found, strict=True))]
         self.digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
@@ -164,6 +166,7 @@ class Labels:
         parameters = {key: getattr(first, key) for key in told[kind]}
         if first.primary_stars is not None:
             parameters["primary_stars"] = first.primary_stars
+        parameters |= {key: value for key in _own_columns() if (value := getattr(first, key)) is not None}
         if kind is not None:
             parameters |= {"kind": kind, "encounter": name}
         return LabelledEncounter(
@@ -210,14 +213,16 @@ class Labels:
         if len(cells) != len(numbered):
             raise DatasetError(f"{source}: a cell goes over several lines; write one line per snapshot")
         header = cells[0] if cells else []
-        fields = SnapshotLabels.model_fields
+        fields = _snapshot_labels().model_fields
         needed = [name for name, f in fields.items() if f.is_required()]
         if missing := [name for name in needed if name not in header]:
-            raise DatasetError(f"{source}: column '{missing[0]}' is missing; needed are {', '.join(needed)}")
+            one = len(header) == 1 and any(sign in header[0] for sign in ";\t|")
+            hint = "; columns are separated by commas, not by semicolons or tabs" if one else ""
+            raise DatasetError(f"{source}: column '{missing[0]}' is missing; needed are {', '.join(needed)}{hint}")
         for name in header:
             if name not in fields or header.count(name) > 1:
                 raise DatasetError(f"{source}: column '{one_line(name)}' is not known or there twice; allowed are "
-                                   f"{', '.join(fields)}")
+                                   f"{', '.join(fields)}, and the columns of labels of your own (docs/extending.md)")
         for (i, _), row in zip(numbered[1:], cells[1:], strict=True):
             if len(row) != len(header):
                 raise DatasetError(f"{source}: line {i} has {len(row)} cells, the first line {len(header)}")
@@ -246,7 +251,7 @@ class Labels:
             raise DatasetError(f"{where}: orbit_normal_x, _y and _z must be given together and not be all 0")
 
     def _check_encounter(self, name: str, rows: list[SnapshotLabels]) -> None:
-        for key in _OF_ENCOUNTER:
+        for key in (*_OF_ENCOUNTER, *_own_columns()):
             values = list(dict.fromkeys(getattr(row, key) for row in rows))
             if len(values) > 1:
                 raise DatasetError(f"{self._source}: encounter '{name}': {key} must be the same for all its snapshots, "
@@ -259,6 +264,22 @@ class Labels:
             value, n = Counter(getattr(row, key) for row in rows).most_common(1)[0]
             if n > 1:
                 raise DatasetError(f"{self._source}: encounter '{name}': {key} = {one_line(value)} is there {n} times")
+
+
+def _own_columns() -> list[str]:
+    """Columns of labels that a user has added: numbers, the same for all snapshots of an encounter."""
+    return [name for name in label_attributes() if name not in SnapshotLabels.model_fields]
+
+
+def _snapshot_labels() -> type[SnapshotLabels]:
+    """With those columns."""
+    own = {name: (float | None, None) for name in _own_columns()}
+    return create_model("SnapshotLabels", __base__=SnapshotLabels, **own) if own else SnapshotLabels
+
+
+def _written(row: SnapshotLabels) -> str:
+    """As it was before there were columns of that kind, where it has none of them."""
+    return row.model_dump_json(exclude={name for name in _own_columns() if getattr(row, name) is None})
 
 
 def orbit_rotation(normal) -> np.ndarray:

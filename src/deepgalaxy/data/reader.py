@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ..errors import DatasetError
-from ..labels import LABELS, NO_STAGE, STAGES, UNDISTURBED
+from ..labels import NO_STAGE, STAGES, UNDISTURBED
 from ..progress import one_line
 from ..units import REFERENCE_STARS
 from . import schema
@@ -215,20 +215,23 @@ class Dataset:
         self.view = np.concatenate([row["view"] for row in rows]).astype(np.float32)
         self.labels = {key: column(key, np.float32) for key in (
             "time", "mass_ratio", "size_ratio", "separation", "pericentre", "pixel_scale")}
-        for label in LABELS:  # whatever is not known here by name is an attribute of the encounter
-            if label.column not in (*self.labels, "view_inclination"):
-                of_group = np.array([row.get(label.column, np.nan) for row in self.attributes], np.float32)
-                self.labels[label.column] = of_group[self.group]
+        for name in schema.label_attributes():
+            of_group = np.array([row.get(name, np.nan) for row in self.attributes], np.float32)
+            self.labels[name] = of_group[self.group]
         # A heavier primary's clock runs faster: here all times are those of the reference.
         stars = np.array([row.get("primary_stars", REFERENCE_STARS) for row in self.attributes], float)
         self.labels["time"] *= np.sqrt(stars / REFERENCE_STARS).astype(np.float32)[self.group]
+        wrong = {name: np.isinf(values) for name, values in self.labels.items()}  # the loss would be nan
+        wrong["pixel_scale"] |= self.labels["pixel_scale"] <= 0
         self.labels["stage"] = column("stage", np.uint8)
-        for name, bad in (("pixel_scale", self.labels["pixel_scale"] <= 0),
-                          ("stage", (self.labels["stage"] >= len(STAGES)) & (self.labels["stage"] != NO_STAGE))):
+        unknown = (self.labels["stage"] >= len(STAGES)) & (self.labels["stage"] != NO_STAGE)
+        for name, bad in {**wrong, "stage": unknown}.items():
             if bad.any():
                 i = int(np.argmax(bad))
-                raise DatasetError(f"{self._source}: group {one_line(self.groups[self.group[i]])}: {name} = "
-                                   f"{self.labels[name][i]:g} cannot be; make the file again")
+                raise DatasetError(f"{self._source}: group {one_line(self.groups[self.group[i]])}, camera "
+                                   f"{self.camera[i]}, snapshot {self.snapshot[i]}: "
+                                   f"{'t_myr' if name == 'time' else name} = {self.labels[name][i]:g} cannot be; make "
+                                   "the file again")
         cosine = np.clip(np.abs(self.view[:, 2]), 0, 1)
         self.labels["view_inclination"] = np.degrees(np.arccos(cosine)).astype(np.float32)
 
@@ -242,6 +245,7 @@ class Dataset:
             parameters = {"mass_ratio": mass_ratio, "size_ratio": size_ratio, "pericentre": np.nan}
         else:
             parameters = schema.attributes(group, source)
+            schema.require_numbers(parameters, name, source)
         self.attributes.append(parameters)
         labels = {key: parameters.get(key, np.nan) for key in schema.REQUIRED_ATTRIBUTES}
         meeting = parameters.get("kind") not in UNDISTURBED

@@ -17,14 +17,14 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..image.view import cube_views
-from ..labels import ENCOUNTER_NAME, NO_STAGE, STAGES, UNDISTURBED
+from ..labels import ENCOUNTER_NAME, LABELS, NO_STAGE, STAGES, UNDISTURBED
 from ..progress import one_line
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "LOG_SURFACE_DENSITY", "STRETCHED", "UNITS",
     "PUBLISHED_NAME", "REQUIRED_ATTRIBUTES", "POSITIVE_ATTRIBUTES", "PUBLISHED_VIEWS",
     "images_name", "check_dataset", "open_file", "encounters", "cameras", "member", "image_set",
-    "table", "attributes", "published_ratios", "guard", "LOSSY_FILTERS",
+    "table", "attributes", "label_attributes", "require_numbers", "published_ratios", "guard", "LOSSY_FILTERS",
 ]
 
 FORMAT = "deepgalaxy-images"
@@ -47,6 +47,8 @@ _IMAGES_NAME = re.compile(r"images_camera_(\d{2,4})")
 REQUIRED_ATTRIBUTES = ("mass_ratio", "size_ratio", "pericentre")
 #: Those that must be positive numbers wherever they stand, whatever the group shows.
 POSITIVE_ATTRIBUTES = (*REQUIRED_ATTRIBUTES, "primary_stars")
+_READ_BY_NAME = (*REQUIRED_ATTRIBUTES, "time", "separation", "pixel_scale", "view_inclination")
+_MOST_PROBLEMS = 10  # that are told of one group
 
 #: (14, 3) unit vectors of DeepGalaxy's cameras: 6 faces, then 8 corners of the cube.
 PUBLISHED_VIEWS = np.array([view.unit for view in cube_views()], np.float32)
@@ -261,6 +263,21 @@ def attributes(group: h5py.Group, source: str) -> dict:
     return found
 
 
+def label_attributes() -> list[str]:
+    """Columns of labels that are attributes of the groups: all but those that every data set has."""
+    return [label.column for label in LABELS if label.column not in _READ_BY_NAME]
+
+
+def require_numbers(found: dict, group: str, source: str) -> None:
+    """Attributes that a label is read from are numbers; NaN where not known."""
+    for name in label_attributes():
+        value = found.get(name, 0)
+        if not isinstance(value, (int, float)) or abs(value) > float(np.finfo(np.float32).max):
+            raise DatasetError(f"{source}: group {group}: attribute '{name}' must be a finite number, because a label "
+                               f"is read from it, got {one_line(value)}; make the file again, or give the label "
+                               "another column")
+
+
 def published_ratios(name: str) -> tuple[float, float]:
     """(mass_ratio, size_ratio) from a name such as s_0.25_m_1.50."""
     size, mass = PUBLISHED_NAME.fullmatch(name).groups()
@@ -273,7 +290,8 @@ def check_dataset(path: str | Path) -> list[str]:
     Returns
     -------
     problems : list of str
-        One line each, with the name of the file; empty if the file is sound.
+        One line each, with the name of the file; of one group at most ten and a line that counts the others.
+        Empty if the file is sound.
     """
     source = one_line(path)
     try:
@@ -287,19 +305,26 @@ def check_dataset(path: str | Path) -> list[str]:
         except DatasetError as error:
             return [str(error)]
         for name in names:
-            with _collect(problems):
+            found: list[str] = []
+            with _collect(found):
                 with guard(f"{source}: group {name}"):
                     group = file[name]
-                check_group(group, published, source, problems.append)
+                check_group(group, published, source, found.append)
+                if not published:
+                    require_numbers(attributes(group, source), name, source)
                 for camera in cameras(group, source):
                     images = image_set(group, camera, source)
                     shapes.add(images.shape[1:])
                     claimed += _claimed(images)
+            found = list(dict.fromkeys(found))
+            problems += found[:_MOST_PROBLEMS]
+            if (more := len(found) - _MOST_PROBLEMS) > 0:
+                problems.append(f"{source}: group {name}: and {more} more")
     if claimed > _MAX_BYTES:
         problems.append(f"{source}: claims {claimed / 2**40:.3g} TiB of images, at most 2 TiB are allowed")
     if len(shapes) > 1:
         problems.append(f"{source}: all images must have the same shape, got {sorted(shapes)}")
-    return list(dict.fromkeys(problems))
+    return problems
 
 
 def check_group(group: h5py.Group, published: bool, source: str, report: Callable[[str], None]) -> None:

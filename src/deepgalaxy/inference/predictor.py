@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, stretch, to_canvas, turned_frames
 from ..image.reader import Picture, from_array, read
-from ..labels import FRAME_SIDE, TIME
+from ..labels import FRAME_SIDE, STAGES, STARLIGHT, TIME, UNDISTURBED
 from ..models.weights import Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
@@ -34,10 +37,12 @@ from .posterior import (
 )
 from .story import QUANTILES, UNFAMILIAR, Match, Story
 
-__all__ = ["Predictor", "Scale", "load", "look_alikes", "shipped"]
+__all__ = ["Predictor", "Scale", "load", "look_alikes", "n_encounters", "shipped", "training_of", "unseen_flags"]
 
 #: Sides of the frames seen in training, kpc; outside, the scale is not to be believed.
 _FRAME_KPC = (25.0, 450.0)
+#: Groups that show an encounter once more: its galaxies alone, by chance, or in another light.
+_ONCE_MORE = re.compile(rf"-({'|'.join((*UNDISTURBED, STARLIGHT))})(#\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,40 @@ def load(model: str | Path | None = None, library: str | Path | None = None) -> 
     return Predictor(weights, Library(library if library is not None else shipped("library.h5")))
 
 
+@cache
+def _shipped_sha256() -> str | None:
+    path = shipped("model.safetensors")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def training_of(weights: Weights) -> dict:
+    """What reports say of a training.
+
+    Returns
+    -------
+    training : {"shipped": whether the weights are those that ship, "n_encounters": that were trained on, 0 if not
+        known, "unseen_stages": names of the stages that no image showed}.
+    """
+    never_seen = weights.metadata.get("never_seen", ())
+    unseen = [name for name in STAGES if f"stage: {name}" in never_seen or "stage" in weights.learnt.untrained]
+    return {"shipped": weights.sha256 == _shipped_sha256(), "unseen_stages": unseen,
+            "n_encounters": n_encounters(weights.metadata.get("training_encounters", ()))}
+
+
+def n_encounters(names: Iterable[str]) -> int:
+    """How many encounters the groups of these names show."""
+    return sum(_ONCE_MORE.search(name) is None for name in names)
+
+
+def unseen_flags(weights: Weights) -> list[str]:
+    """A flag if the training showed some of the stages and not others; of none at all, `Learnt.flags` tells."""
+    unseen = training_of(weights)["unseen_stages"]
+    if not unseen or "stage" in weights.learnt.untrained:
+        return []
+    return [f"no image of the training showed the stage{'s' if len(unseen) > 1 else ''} {', '.join(unseen)}: "
+            f"{'their probabilities mean' if len(unseen) > 1 else 'its probability means'} nothing"]
+
+
 class Predictor:
     """Weights and a library, ready to answer.
 
@@ -128,6 +167,7 @@ class Predictor:
         self._temperatures = weights.metadata.get("temperatures", {})
         self._correlation = weights.metadata.get("correlation")
         self._frames = FRAMINGS[weights.learnt.framing]
+        self._training = training_of(weights)
 
     def predict(self, image, *, kpc_per_pixel: float | None = None, arcsec_per_pixel: float | None = None,
                 redshift: float | None = None, mass: float | None = None, mass_dex: float | None = None,
@@ -191,10 +231,12 @@ class Predictor:
                 samples["kpc_per_pixel"][:] = kpc
             reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
             features = model.unscaled_features(maps).numpy()
-        flags = picture.flags + _scale_flags(kpc, redshift, mass) + _flags(framing, side_kpc, properties, mass)
+        flags = picture.flags + _scale_flags(kpc, redshift, mass)
+        usual = "{} of the simulations" if self._training["shipped"] else "usual {}"
+        flags += _flags(framing, side_kpc, properties, mass, usual)
         if told and self.learnt.scale < 1 and FRAME_SIDE.name not in self.learnt.untrained:
             flags += self._odd_scale(maps, side_kpc, side_pixels)
-        flags += self.learnt.flags(kpc is not None)
+        flags += self.learnt.flags(kpc is not None) + unseen_flags(self.weights)
         clock = set_clock(properties, curves, QUANTILES, mass if told else None,
                           0.2 if mass_dex is None else mass_dex)
         if clock["basis"] == "mass":
@@ -211,8 +253,8 @@ class Predictor:
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
             properties=properties, stage=stage, familiarity=familiarity,
-            flags=flags + _familiarity_flags(familiarity) + _stage_flags(stage), matches=matches, clock=clock,
-            kpc_per_pixel_estimate=estimate,
+            flags=flags + _familiarity_flags(familiarity) + _stage_flags(stage, self._training["unseen_stages"]),
+            matches=matches, clock=clock, training=self._training, kpc_per_pixel_estimate=estimate,
             distributions=curves, samples=samples, z=encodings[0].mu[0].numpy(), display=picture.display,
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
             reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
@@ -331,11 +373,11 @@ def _familiarity_flags(familiarity: float) -> list[str]:
     return ["unlike anything simulated here: do not trust the numbers"] if familiarity < UNFAMILIAR else []
 
 
-def _stage_flags(stage: dict) -> list[str]:
-    """What it takes for granted may not be so."""
+def _stage_flags(stage: dict, unseen: list[str]) -> list[str]:
+    """What it takes for granted may not be so; of stages that it has never seen it knows nothing."""
     texts = {"single": "looks like a single galaxy", "chance pair": "looks like two galaxies that overlap by chance"}
     return [f"{text} ({100 * stage[name]:.0f} %): time and angle then mean nothing"
-            for name, text in texts.items() if stage[name] > 0.5]
+            for name, text in texts.items() if stage[name] > 0.5 and name not in unseen]
 
 
 def _name(image) -> str:
@@ -344,7 +386,7 @@ def _name(image) -> str:
     return image.name if isinstance(image, Picture) else "array" if isinstance(image, np.ndarray) else repr(image)[:80]
 
 
-def _flags(framing: Framing, side: float | None, properties: dict, mass: float | None) -> list[str]:
+def _flags(framing: Framing, side: float | None, properties: dict, mass: float | None, usual: str) -> list[str]:
     flags = []
     if not framing.found[0]:
         flags.append("no light stands out of the background: the whole picture was taken")
@@ -358,8 +400,8 @@ def _flags(framing: Framing, side: float | None, properties: dict, mass: float |
         far = ""
         if not _FRAME_KPC[0] / 2 <= side <= 2 * _FRAME_KPC[1]:
             far = "; it is not used" + (", nor is the mass" if mass is not None else "")
-        flags.append(f"the framed light spans {side:.3g} kpc, outside of the {_FRAME_KPC[0]:.0f}-"
-                     f"{_FRAME_KPC[1]:.0f} kpc of the simulations: check the scale{far}")
+        sides = usual.format(f"{_FRAME_KPC[0]:.0f}-{_FRAME_KPC[1]:.0f} kpc")
+        flags.append(f"the framed light spans {side:.3g} kpc, outside of the {sides}: check the scale{far}")
     label = TIME
     p = properties[label.name]
     if p["p95"] - p["p05"] > 0.6 * (label.high - label.low):

@@ -65,6 +65,11 @@ class Encoder(nn.Module):
         try:
             self.body = create_model(backbone, features_only=True, in_chans=3, out_indices=levels,
                                      pretrained=pretrained)
+        except RuntimeError as error:
+            if "pretrained weights" not in str(error):
+                raise
+            raise ModelError(f"{argument} = {backbone}: pretrained: timm has no weights of it; set pretrained: false, "
+                             "or choose another backbone") from None
         except OSError as error:
             raise ModelError(f"{argument} = {backbone}: pretrained: timm's weights are not in its cache and cannot be "
                              f"fetched ({str(error).splitlines()[0][:80]}); set pretrained: false, or fetch them once "

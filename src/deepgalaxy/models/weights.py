@@ -12,6 +12,7 @@ import torch
 from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..files import write_whole
+from ..labels import HEADS
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
 __all__ = ["Learnt", "Weights", "load_weights", "save_weights", "update_metadata"]
@@ -78,7 +79,7 @@ class Weights:
         recipe, never_seen = self.metadata["training"], set(self.metadata.get("never_seen", ()))
         loss = recipe.get("loss", {})
         untrained = {name for name, weight in loss.get("labels", {}).items() if weight == 0}
-        untrained |= never_seen - {"pixel_scale"}
+        untrained |= {name for name in never_seen if name != "pixel_scale" and not name.startswith("stage: ")}
         latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
         has_latent = any(loss.get(name, 1) != 0 for name in latent) or loss.get("latent_ranks", 0) != 0
         images = any(loss.get(name, 1) != 0 for name in ("reconstruction", "latent_reconstruction"))
@@ -100,6 +101,7 @@ def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Confi
     tensors = {k: (v.to(getattr(torch, store)) if v.ndim > 1 else v).detach().cpu().contiguous()
                for k, v in model.state_dict().items()}
     header = {"format": _FORMAT, "name": name, "version": __version__, "model": model.config.to_json(),
+              "bins": json.dumps(_bins()),
               "training": training.to_json() if training else "{}", "metadata": json.dumps(metadata)}
     _write(Path(path), tensors, header)
 
@@ -120,6 +122,7 @@ def load_weights(path: str | Path) -> Weights:
         name, version = header["name"], header["version"]
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{path}: says nothing sensible about its architecture ({error})") from None
+    _refuse_other_bins(path, header)
     try:
         with torch.inference_mode(False):  # weights made in it could never be trained on
             model = DeepGalaxy(config.model_copy(update={"pretrained": False}))
@@ -128,8 +131,8 @@ def load_weights(path: str | Path) -> Weights:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{path}: the weights do not fit the architecture they name "
-                         f"({str(error).splitlines()[-1].strip()[:120]})") from None
+        raise ModelError(f"{path}: the weights do not fit the architecture they name, or labels were added or taken "
+                         f"away since; train again ({' '.join(str(error).splitlines()[-1].split())})") from None
     model.eval().requires_grad_(False)
     return Weights(model, name, version, _file_digest(path), metadata)
 
@@ -141,11 +144,29 @@ def update_metadata(path: str | Path, output: str | Path | None = None, **metada
     _write(Path(output if output is not None else path), tensors, header)
 
 
+def _bins() -> dict[str, list]:
+    """Of each label, what its answers are counted in."""
+    return {label.name: [label.low, label.high, label.n_bins, label.log] for label in HEADS}
+
+
+def _refuse_other_bins(path: Path, header: dict[str, str]) -> None:
+    """Bins that were moved would make other numbers of the same answers; weights from before they were noted pass."""
+    now = _bins()
+    for name, theirs in json.loads(header.get("bins", "{}")).items():
+        if name in now and theirs != now[name]:
+            told = [f"{n} bins from {low:g} to {high:g}{', logarithmic' if log else ''}"
+                    for low, high, n, log in (theirs, now[name])]
+            raise ModelError(f"{path}: was trained with {told[0]} of {name}, labels.py has {told[1]}; train again, or "
+                             "put the label back")
+
+
 def _read(path: Path):
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; give the file in it, usually model.safetensors")
     if not path.is_file():
-        raise ModelError(f"{path}: no such weights; train them with 'deepgalaxy train' or leave --model out")
+        raise ModelError(f"{path}: no such weights; give a file that 'deepgalaxy train' wrote")
     try:
         with safe_open(path, framework="pt") as f:
             header = f.metadata() or {}

@@ -18,9 +18,9 @@ from ..files import write_whole
 from ..inference.story import UNFAMILIAR, UNUSUAL
 from ..labels import LABELS, Label
 
-#: Of the simulated encounters, for every report.
-LIMITS = ("Learned from simulated pairs of disc galaxies without gas. Single galaxies and chance pairs are stages of "
-          "their own; groups and clusters were never shown.")
+#: Of the encounters that the shipped model learned from; no other model's.
+_SHIPPED_LIMITS = ("Learned from simulated pairs of disc galaxies without gas. Single galaxies and chance pairs are "
+                   "stages of their own; groups and clusters were never shown.")
 
 
 def printable(text: str) -> str:
@@ -121,8 +121,8 @@ def familiarity_sentence(familiarity: float) -> str:
     return f"{word.capitalize()}: {share} of mock observations of other encounters are less usual.{advice}"
 
 
-def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None = None) -> str:
-    """Where the physical scale is from, and what the times hold for."""
+def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None = None, shipped: bool = True) -> str:
+    """Where the physical scale is from, and what the times hold for; `shipped`: if the shipped weights answer."""
     value, clock = scale.get("kpc_per_pixel"), clock or {}
     known = {"given": "as given", "wcs": "from the file's coordinates"}.get(scale.get("source"), "estimated")
     if clock.get("basis") == "mass":
@@ -133,9 +133,25 @@ def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None
     if value is None:
         guess = f" (the picture suggests {estimate['p50']:.2g} kpc per pixel, {estimate['p16']:.2g} to " \
             f"{estimate['p84']:.2g})" if estimate else ""
-        return f"No physical scale given{guess}: times are for a primary like the Milky Way in mass and size{ticks}."
+        primary = "like the Milky Way in mass and size" if shipped else \
+            "of the Milky Way's mass, as large as those of its training"
+        return f"No physical scale given{guess}: times are for a primary {primary}{ticks}."
     return (f"Scale {value:.3g} kpc per pixel, {known}; times are for a primary of the Milky Way's mass{ticks}. "
             "Another mass moves them (--mass).")
+
+
+def is_shipped(story) -> bool:
+    """Do the shipped weights answer? Of their training more is known than of another."""
+    return story.training.get("shipped", False)
+
+
+def limits(story) -> str:
+    """What the training of its model means for every answer."""
+    if is_shipped(story):
+        return _SHIPPED_LIMITS
+    n = story.training.get("n_encounters", 0)
+    encounters = "the encounter" if n == 1 else f"the {n:,} encounters" if n else "the encounters"
+    return f"Learned from {encounters} of its own training; its limits are those of their simulations."
 
 
 def headline(story) -> str:

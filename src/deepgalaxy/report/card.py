@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..inference.posterior import N_VIEWS
-from ..labels import HEADS, LABELS, STARLIGHT, UNDISTURBED
+from ..inference.predictor import n_encounters, unseen_flags
+from ..labels import HEADS, LABELS, STARLIGHT
 from ..models.weights import Weights
 from . import coverage_error
 from .evaluation import where
@@ -17,8 +17,6 @@ __all__ = ["About", "model_card", "wrapped"]
 
 _ALGORITHMS = {"muon": "Muon", "adamw": "AdamW"}
 _WIDTH = 118
-#: Groups that show an encounter once more: its galaxies alone, by chance, or in another light.
-_ONCE_MORE = re.compile(rf"-({'|'.join((*UNDISTURBED, STARLIGHT))})(#\d+)?$")
 _KINDS = {"clean": "clean", "realism": "realism", "realism_without_scale": "realism, scale unknown",
           "realism_by_mass": "realism, light follows mass", "realism_other_light": "realism, it does not"}
 
@@ -76,12 +74,15 @@ def _data(weights: Weights, about: About) -> list[str]:
     recipe = weights.metadata["training"]
     data = recipe.get("data", ())
     names = ", ".join(f"`{Path(name).name}`" for name in ([data] if isinstance(data, str) else data))
-    trained, held = (sum(_ONCE_MORE.search(name) is None for name in weights.metadata.get(key, ()))
-                     for key in ("training_encounters", "validation_encounters"))
+    trained, held = (n_encounters(weights.metadata.get(f"{key}_encounters", ())) for key in ("training", "validation"))
     others = ("images of every encounter were held out" if recipe.get("split") == "random" else
-              f"{held:,} others were held out")
+              "1 other was held out" if held == 1 else f"{held:,} others were held out")
     last = f", in the last part on those of {names}" if names else ""
-    return [f"Trained on {trained:,} encounters{last}; {others}.", about.data]
+    return [f"Trained on {_count(trained, 'encounter')}{last}; {others}.", about.data]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _training(weights: Weights, about: About) -> list[str]:
@@ -94,8 +95,9 @@ def _training(weights: Weights, about: About) -> list[str]:
     if model.second_backbone:
         text += f"Beside it stands another backbone, {model.second_backbone}, whose maps are added. "
     if {"epochs", "images_per_epoch", "batch_size"} <= recipe.keys():
-        text += (f"{recipe['epochs']} epochs of {recipe['images_per_epoch']:,} images, batch {recipe['batch_size']}, "
-                 f"{_ALGORITHMS.get(algorithm, algorithm)} with warm-up and cosine; averaged weights are the result. ")
+        text += (f"{_count(recipe['epochs'], 'epoch')} of {recipe['images_per_epoch']:,} images, batch "
+                 f"{recipe['batch_size']}, {_ALGORITHMS.get(algorithm, algorithm)} with warm-up and cosine; averaged "
+                 "weights are the result. ")
     if recipe.get("start_from"):
         text += "It went on from other weights. "
     share = recipe.get("loss", {}).get("realistic", 0.0) if recipe.get("realism") else 0.0
@@ -212,7 +214,7 @@ def _limits(weights: Weights, about: About) -> str:
               "and looks the same; `predict --mass` turns times into those of the system.",
               "Without a pixel scale the frame is scaled by its content, and error bars widen; the answer says so.",
               "A figure from simulated observations is no promise for real ones."]
-    limits += [text[0].upper() + text[1:] + "." for text in weights.learnt.flags(True)]
+    limits += [text[0].upper() + text[1:] + "." for text in weights.learnt.flags(True) + unseen_flags(weights)]
     if "temperatures" not in weights.metadata:
         limits.append("Its error bars are not calibrated; `deepgalaxy index` does that.")
     return "\n".join(f"- {text}" for text in (*limits, *about.limits))

@@ -19,10 +19,11 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from ..inference.story import Story
 from ..labels import Label
 from . import (
-    LIMITS,
     errors,
     familiarity_sentence,
     given_labels,
+    is_shipped,
+    limits,
     model_line,
     percent,
     scale_sentence,
@@ -84,9 +85,9 @@ def story_figure(story: Story) -> Figure:
     """
     title = _wrap(shorten(short_name(story.image), 150), 26, _INNER, bold=True)[:2]
     notes = [(text, "accent") for text in story.flags]
-    notes += [(scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate), "text"),
+    notes += [(scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate, is_shipped(story)), "text"),
               (familiarity_sentence(story.familiarity), "text"),
-              (LIMITS, "muted")]
+              (limits(story), "muted")]
     lines = [(line, colour, i == 0) for text, colour in notes
              for i, line in enumerate(_wrap(text, 15, _INNER - 20))]
     top = 60 + 34 * len(title) + 34

@@ -18,16 +18,18 @@ from PIL import Image
 
 from ..inference.story import QUANTILES, UNUSUAL, Story
 from ..labels import LABELS, Label
+from ..units import REFERENCE_STARS
 from . import (
-    LIMITS,
     answer_dict,
     errors,
     familiarity_sentence,
     familiarity_word,
     given_labels,
     headline,
+    is_shipped,
     json_ready,
     likely_stage,
+    limits,
     make_folder,
     model_line,
     number,
@@ -94,8 +96,8 @@ def write_report(stories: list[Story | tuple[str, str]], folder) -> Path:
         labels=[label for label in LABELS if any(label.name in s.properties for s in good)],
         models=list(dict.fromkeys((model_line(story.model), printable(str(story.model.get("sha256") or "")))
                                   for story in good)),
-        n_good=len(good), n_bad=len(stories) - len(good), unknowns=_unknowns(good), limits=LIMITS,
-        distance=DISTANCE, quantiles=list(QUANTILES), more_style=Markup(twin.STYLE),
+        n_good=len(good), n_bad=len(stories) - len(good), unknowns=_unknowns(good), distance=DISTANCE,
+        quantiles=list(QUANTILES), more_style=Markup(twin.STYLE),
         script=Markup(twin.SCRIPT) if any(story.twin for story in good) else None)
     return write_file(folder / "index.html", page)
 
@@ -135,8 +137,8 @@ def _entry(story: Story, figure: str, name: str) -> dict:
         "stages": [(name, percent(p), f"{100 * p:.1f}", p == probability) for name, p in story.stage.items()],
         "familiarity": familiarity_word(story.familiarity), "familiarity_percent": percent(story.familiarity),
         "usual": story.familiarity >= UNUSUAL, "notes": [printable(flag) for flag in story.flags],
-        "plain": [scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate),
-                  familiarity_sentence(story.familiarity)],
+        "plain": [scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate, is_shipped(story)),
+                  familiarity_sentence(story.familiarity)], "limits": limits(story),
         "small": _jpeg(picture, 96), "picture": _jpeg(picture, _PICTURE_SIDE), "box": _box(story),
         "frame": _thumbnail(story.frame), "reconstruction": _thumbnail(story.reconstruction),
         "matches": [{"name": shorten(short_name(match.encounter), 40), "lines": match_lines(match),
@@ -219,24 +221,42 @@ def _curve(label: Label, quantiles: dict, distribution) -> Markup:
                   f'{"".join(parts)}</svg>')
 
 
+#: Of the primary, the physics and the light of the encounters that the shipped model learned from, and of any others.
+_SHIPPED = (
+    "All was learned with a primary like the Milky Way (stars 6e10 Msun, disc scale length 2 to 4 kpc).",
+    "What gas, star formation and dust do, and galaxies that are not discs: the simulated pairs are discs with bulges "
+    "in dark haloes, of stars and dark matter alone.",
+    "the model that ships was taught that galaxies differ by 0.15 dex. More, as between a burst of young stars and an "
+    "old galaxy, is not in the error bars.")
+_OF_ANY = (
+    f"The times are for a primary of {REFERENCE_STARS:.2g} Msun of stars.",
+    "What the simulations of the training left out, be it gas, star formation, dust or galaxies of other kinds: the "
+    "limits of the answers are those of these simulations.",
+    "where they differ by more than in the images of the training, it is not in the error bars.")
+
+
 def _unknowns(stories: list[Story]) -> list[str]:
     """What the page does not know, in plain words, most important first."""
     ranges = [f"{label.title.lower()} {number(label, label.low)} to {number(label, label.high)}{unit(label)}"
               for label in LABELS]
     without = sum(story.scale.get("kpc_per_pixel") is None for story in stories)
     strange = sum(story.familiarity < UNUSUAL for story in stories)
+    never_shown = [plural for name, plural in (("single", "single galaxies"), ("chance pair", "chance alignments"))
+                   if any(name in story.training.get("unseen_stages", ()) for story in stories)]
+    apart = ("Single galaxies and chance alignments are stages of their own, told apart as well as one picture allows; "
+             "before two discs have touched, nothing tells a pair that will meet from one that will not.")
+    if never_shown:
+        apart = (f"No image of the training showed {' or '.join(never_shown)}: these are not told from pairs that "
+                 "meet.")
+    # A page without an answer does not know whose it would have been.
+    primary, physics, light = _SHIPPED if stories and all(map(is_shipped, stories)) else _OF_ANY
     lines = [
-        "Whether a picture shows two galaxies that meet at all. Single galaxies and chance alignments are stages of "
-        "their own, told apart as well as one picture allows; before two discs have touched, nothing tells a pair that "
-        "will meet from one that will not. Of three galaxies or a cluster the answer means nothing.",
-        "The mass of the galaxies in Msun, and so the clock. All was learned with a primary like the Milky "
-        "Way (stars 6e10 Msun, disc scale length 2 to 4 kpc). Times grow as the square root of size³/mass of the "
-        "primary: at the same size and half the mass, everything takes 1.4 times as long.",
-        "What gas, star formation and dust do, and galaxies that are not discs: the simulated pairs are "
-        "discs with bulges in dark haloes, of stars and dark matter alone.",
-        "How bright each galaxy is for its mass. Ratios are of mass, pictures show light: the model that ships "
-        "was taught that galaxies differ by 0.15 dex. More, as between a burst of young stars and an old galaxy, "
-        "is not in the error bars.",
+        f"Whether a picture shows two galaxies that meet at all. {apart} Of three galaxies or a cluster the answer "
+        "means nothing.",
+        f"The mass of the galaxies in Msun, and so the clock. {primary} Times grow as the square root of size³/mass of "
+        "the primary: at the same size and half the mass, everything takes 1.4 times as long.",
+        physics,
+        f"How bright each galaxy is for its mass. Ratios are of mass, pictures show light: {light}",
         f"Anything beyond its ranges: {'; '.join(ranges).replace('-', '−')}. What lies outside is pressed to "
         "the nearest edge.",
         "Depth and speed. One picture has neither, so different encounters can look the same: look at the "
@@ -451,7 +471,7 @@ themselves; drag to turn it.</figcaption>
 {% endfor %}
 {% for note in e.plain %}<li>{{ note }}</li>
 {% endfor %}
-<li class="muted">{{ limits }}</li>
+<li class="muted">{{ e.limits }}</li>
 </ul>
 </div>
 </div>

@@ -12,6 +12,7 @@ from ..units import REFERENCE_STARS
 from . import (
     coverage_error,
     familiarity_sentence,
+    is_shipped,
     likely_stage,
     number,
     percent,
@@ -63,7 +64,8 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
             mark = footnotes.setdefault((printable(error), "red"), len(footnotes) + 1)
             table.add_row(_name(names[image], [mark]), "failed", style="red")
     lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
-    scales = dict.fromkeys(scale_sentence(s.scale, s.clock) for s in stories if isinstance(s, Story))
+    scales = dict.fromkeys(scale_sentence(s.scale, s.clock, shipped=is_shipped(s)) for s in stories
+                           if isinstance(s, Story))
     lines += [Text(text, style="dim") for text in scales]
     if lines:
         table.caption = Text("\n").join(lines)
@@ -80,8 +82,9 @@ def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
                           f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}", f"{m.size_ratio:.2f}", f"{m.view:.0f}",
                           f"{m.distance:.2f}")
     if table.rows:
-        table.caption = Text(f"Times are those of the simulations, whose primary has {REFERENCE_STARS:.2g} Msun of "
-                             "stars.", style="dim")
+        ours = all(is_shipped(story) for story in stories if isinstance(story, Story))
+        primary = "those of the simulations, whose primary has" if ours else "for a primary of"
+        table.caption = Text(f"Times are {primary} {REFERENCE_STARS:.2g} Msun of stars.", style="dim")
         table.caption_justify = "left"
     return table
 

@@ -274,9 +274,12 @@ class Library:
         config = self._configs[number] if number < len(self._configs or ()) else ""
         named = bool(config) and json.loads(config).get("name") == self.encounters[number].rpartition(":")[2]
         if not named or not np.isfinite(view[row]).all():
-            raise LibraryError(f"{self.path}: does not say how {self.encounters[number]} was simulated; render its "
-                               "suite into a new file with this version, and make the library again with 'deepgalaxy "
-                               "index'")
+            if not config and '"labels_sha256"' in self.config:  # see data/build.py
+                raise LibraryError(f"{self.path}: {self.encounters[number]} was read from labelled snapshots, not "
+                                   "simulated in a suite of deepgalaxy: there is no twin to simulate")
+            raise LibraryError(f"{self.path}: does not say how {self.encounters[number]} was simulated; if it is of a "
+                               "suite, render that into a new file with this version, and make the library again with "
+                               "'deepgalaxy index'")
         direction = view[row].astype(float)
         return config, direction / max(np.linalg.norm(direction), 1e-6)
 

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import ConfigError, ModelError
 from ..files import write_whole
 
@@ -73,6 +75,8 @@ def refuse_other_data(config: TrainConfig, dataset) -> None:
         has = f"has {now['n_images']} images, and had {before['n_images']}"
     elif now["encounters_sha256"] != before["encounters_sha256"]:
         has = "holds other encounters than"
+    elif now["labels_sha256"] != before["labels_sha256"]:
+        has = "has other labels than"
     else:
         return
     raise ConfigError(f"data = {config.data}: {has} when the training in {config.output} was begun; give it what it "
@@ -90,8 +94,12 @@ def _files(config: TrainConfig, folder: Path) -> dict:
 
 
 def _content(dataset) -> dict:
+    labels = hashlib.sha256()
+    for name in sorted(dataset.labels):
+        labels.update(name.encode() + np.ascontiguousarray(dataset.labels[name]).tobytes())
     return {"n_images": len(dataset),
-            "encounters_sha256": hashlib.sha256(json.dumps(dataset.identities).encode()).hexdigest()}
+            "encounters_sha256": hashlib.sha256(json.dumps(dataset.identities).encode()).hexdigest(),
+            "labels_sha256": labels.hexdigest()}
 
 
 def _noted(output: Path) -> dict:

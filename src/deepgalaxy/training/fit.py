@@ -21,7 +21,7 @@ from ..data.splits import split_by_encounter, split_random
 from ..errors import ConfigError, DatasetError, ModelError
 from ..files import shipped
 from ..image.realism import RealismConfig
-from ..labels import FRAME_SIDE, LABELS, NO_STAGE
+from ..labels import FRAME_SIDE, LABELS, NO_STAGE, STAGES
 from ..models.deepgalaxy import ModelConfig
 from .module import LossConfig, OptimiserConfig
 
@@ -34,10 +34,10 @@ class TrainConfig(Config):
     name: str = Field("model", min_length=1, max_length=80, pattern=r"^[\w.+-]+$")
     data: str | tuple[str, ...] = Field(description="the data set, or several that are taken as one; relative paths "
                                         "are taken from the recipe's folder")
-    output: str = Field(description="folder for checkpoints, metrics and weights")
-    epochs: int = Field(10, ge=1)
-    images_per_epoch: int = Field(16384, ge=1)
-    batch_size: int = Field(64, ge=2, description="of all workers together")
+    output: str = Field(min_length=1, description="folder for checkpoints, metrics and weights")
+    epochs: int = Field(10, ge=1, le=1_000_000)
+    images_per_epoch: int = Field(16384, ge=1, le=1_000_000_000, description="as many of them as fill whole batches")
+    batch_size: int = Field(64, ge=2, le=1_000_000, description="of all workers together")
     framing: Literal["content", "whole"] = Field("content", description="the light that belongs together, however it "
                                                  "lies; or pictures as they are, of one field of view and orientation")
     mirrored: bool = Field(False, description="show half of the pictures mirrored, as what the opposite camera sees "
@@ -48,8 +48,10 @@ class TrainConfig(Config):
                                     "calibration")
     validation_images: int = Field(1024, ge=1)
     validate_every: int = Field(1, ge=1, description="epochs")
-    seed: int = Field(0, ge=0, description="of the first weights, the order of images and all that is drawn")
-    split_seed: int | None = Field(None, ge=0, description="of the choice of held-out encounters; as seed without it")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the first weights, the order of images and all that is "
+                      "drawn")
+    split_seed: int | None = Field(None, ge=0, lt=2**63, description="of the choice of held-out encounters; as seed "
+                                   "without it")
     start_from: str | None = Field(None, description="weights to start from: a file, relative to the recipe's folder, "
                                    "or 'shipped'; without it, from nothing")
     keep_of_start: float = Field(0.0, ge=0, lt=1, description="share of the weights that it started from in the "
@@ -124,6 +126,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     rank, n_workers = world()
     if config.batch_size % n_workers:
         raise ConfigError(f"batch_size = {config.batch_size}: must be a multiple of the {n_workers} workers")
+    if config.images_per_epoch < config.batch_size:
+        raise ConfigError(f"images_per_epoch = {config.images_per_epoch}: must be at least batch_size = "
+                          f"{config.batch_size}; raise it or lower batch_size")
     if config.train == "heads":
         _check_heads(config)
     if config.keep_of_start and config.start_from is None:
@@ -145,13 +150,13 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
             raise ConfigError(f"output = {output}: holds checkpoints, but no recipe.json that says of which recipe; "
                               "choose another output or delete its checkpoints")
         refuse_another_recipe(config, recipe)
+        refuse_other_data(config, dataset)
         if Checkpoints.epoch(newest) + 1 >= config.epochs and _epochs_of(path) == config.epochs:
             say(f"{path}: all {config.epochs} epochs are done")
             return path  # as it is, with what calibration added
         if Checkpoints.epoch(newest) >= config.epochs:
             raise ConfigError(f"epochs = {config.epochs}: {newest} is of epoch {Checkpoints.epoch(newest) + 1}; "
                               "raise epochs or choose another output")
-        refuse_other_data(config, dataset)
     try:
         note_beginning(config, dataset)
     except OSError as error:
@@ -163,6 +168,9 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     if len(held) < n_workers:
         raise ConfigError(f"validation_images: {len(held)} images cannot be shared by {n_workers} workers; raise "
                           "validation_images or validation_share")
+    if rank == 0 and newest is None:
+        for line in _what_is_learnt(config, dataset, train, validate, used):
+            say(line)
     training, validation = (EncounterImages(dataset, images, config.bad_images == "skip") for images in (used, held))
     twice = config.train == "heads" and config.mirrored  # features are kept of both
     batches = _batches(config, len(training) * (1 + twice))
@@ -245,8 +253,8 @@ def _begin_with(module, start, config: TrainConfig, trained_on: set, held_out: s
         _refuse_another_split(config, start, n_images)
     if before & held_out and config.split == "encounters":
         raise ConfigError(f"start_from = {config.start_from}: was trained on encounters that would be held out here "
-                          f"({sorted(before & held_out)[0]}: its name and seed); give the split_seed and "
-                          "validation_share of its recipe, or, if yours are others, another seed to their design")
+                          f"({sorted(before & held_out)[0]}); give the split_seed and validation_share of its "
+                          "recipe, or, if yours are others, other names (another seed to the design of a suite)")
     for model in (module.model, module.averaged.module) if fresh else ():
         ours = model.state_dict()
         # Theirs may have the head of the classes or a second backbone, which are left out here.
@@ -393,6 +401,21 @@ def _epochs_of(path: Path) -> int | None:
         return None
 
 
+def _what_is_learnt(config: TrainConfig, dataset, train: np.ndarray, validate: np.ndarray,
+                    used: np.ndarray) -> list[str]:
+    """What a person should know before a long training: how much is held out, and what the data do not tell."""
+    n, held = (len({dataset.families[g] for g in groups}) for groups in (train, validate))
+    lines = []
+    if config.split == "encounters":
+        lines.append(f"trains on {n} of {n + held} encounters, holds out {held}")
+        # Which are held out hangs on their names, so that those that are added later change nothing; few scatter.
+        if abs(held / (n + held) - config.validation_share) > 0.1:
+            lines[0] += f" (validation_share = {config.validation_share:g}; another split_seed holds out others)"
+    if missing := _never_seen(dataset, used):
+        lines.append(f"no image to train on tells: {', '.join(missing)}; answers about that will mean nothing")
+    return lines
+
+
 def _check_heads(config: TrainConfig) -> None:
     """Features can be kept only where a picture is the same in every pass."""
     for key, value, right, allowed in (
@@ -413,12 +436,15 @@ def _begun(output: Path) -> TrainConfig | None:
 def _never_seen(dataset, images: np.ndarray) -> list[str]:
     """What none of these images tells, so that nothing learns it: labels, and "pixel_scale".
 
-    One stage alone tells no stages apart.
+    One stage alone tells no stages apart; where there are more, those that are missing are named "stage: NAME".
     """
     labels = {name: values[images] for name, values in dataset.labels.items()}
     names = [label.name for label in LABELS if not np.isfinite(labels[label.column]).any()]
-    if len(set(labels["stage"].tolist()) - {NO_STAGE}) < 2:
+    stages = set(labels["stage"].tolist()) - {NO_STAGE}
+    if len(stages) < 2:
         names.append("stage")
+    else:
+        names += [f"stage: {title}" for k, title in enumerate(STAGES) if k not in stages]
     if not np.isfinite(labels["pixel_scale"]).any():
         names += [FRAME_SIDE.name, "pixel_scale"]
     return names
@@ -455,7 +481,10 @@ def _start(config: TrainConfig):
     from ..models.weights import load_weights
 
     path = shipped("model.safetensors") if config.start_from == "shipped" else Path(config.start_from)
-    weights = load_weights(path)
+    try:
+        weights = load_weights(path)
+    except ModelError as error:
+        raise ModelError(f"start_from = {config.start_from}: {str(error).removeprefix(f'{path}: ')}") from None
     theirs, ours = weights.model.config, config.model
     unlike = [name for name in ModelConfig.model_fields if name in ours.model_fields_set
               if name != "pretrained" and getattr(theirs, name) != getattr(ours, name)]
@@ -476,14 +505,17 @@ def _start(config: TrainConfig):
 
 
 def read_recipe(path: str | Path) -> TrainConfig:
-    """A recipe from YAML; relative paths in it are taken from its folder."""
+    """A recipe from YAML; relative paths in it are taken from its folder, ~ is the home."""
     from ..config import read_yaml
+
+    def beside(name):
+        return name and os.path.normpath(Path(path).parent / os.path.expanduser(name))
 
     tree = read_yaml(path)
     if isinstance(tree, dict):
         for key in ("data", "output", "start_from"):
             if isinstance(tree.get(key), str) and (key, tree[key]) != ("start_from", "shipped"):
-                tree[key] = os.path.normpath(Path(path).parent / tree[key])
+                tree[key] = beside(tree[key])
         if isinstance(tree.get("data"), list):
-            tree["data"] = [os.path.normpath(Path(path).parent / str(one)) for one in tree["data"]]
+            tree["data"] = [beside(str(one)) for one in tree["data"]]
     return TrainConfig.parse(tree, str(path))

@@ -27,7 +27,7 @@ class LossConfig(Config):
     labels: dict[str, float] = Field(
         {"time_since_pericentre": 1.0, "mass_ratio": 0.6, "size_ratio": 0.4, "view_inclination": 0.4, "stage": 0.3,
          "frame_side": 0.2},
-        description="of each label's cross entropy; 1 for one that is not named")
+        description="of each label's cross entropy; one that is not named keeps its own, 1 where it has none")
     latent_labels: float = Field(0.3, ge=0, description="of the same labels read off z")
     latent_ranks: float = Field(0.0, ge=0, description="of the order of distances in z, which is that of the labels'")
     reconstruction: float = Field(1.0, ge=0, description="of the FCAE's L1 + (1 - SSIM)")
@@ -51,7 +51,7 @@ class LossConfig(Config):
             if name not in known or not weight >= 0:
                 raise ValueError(f"{name}: {weight} is no weight of a label; labels are {', '.join(known)}, weights 0 "
                                  "or more")
-        return weights
+        return {**cls.model_fields["labels"].default, **weights}
 
 
 class TrainingModule(lightning.LightningModule):

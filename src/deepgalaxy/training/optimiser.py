@@ -43,7 +43,8 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig, total_steps: int):
         optimiser = _muon()([matrices, {**rest, "use_fallback": True}], lr=config.learning_rate, nesterov=True,
                             ns_steps=4, betas=(0.9, 0.99))
     else:
-        optimiser = torch.optim.AdamW([matrices, rest], lr=config.learning_rate, fused=True)
+        # Fused, it would be refused beside half precision, because gradients are clipped.
+        optimiser = torch.optim.AdamW([matrices, rest], lr=config.learning_rate, foreach=True)
     warmup = max(config.warmup, 1)
 
     def rate(step):
