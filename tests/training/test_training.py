@@ -874,7 +874,8 @@ def test_labels_that_cannot_be_are_one_line(data, tmp_path, name, value):
     path.write_bytes(data.read_bytes())
     with h5py.File(path, "r+") as f:
         f[f"encounter_0002/{name}"][1] = value
-    with pytest.raises(DatasetError, match=f"odd.h5: group encounter_0002: {name.split('_camera')[0]} = {value:g}"):
+    with pytest.raises(DatasetError, match="odd.h5: group encounter_0002, camera 0, snapshot 1: "
+                                           f"{name.split('_camera')[0]} = {value:g}"):
         Dataset(path)
 
 
