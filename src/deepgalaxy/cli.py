@@ -22,14 +22,24 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.", rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 
+def _place(json_file: str | None) -> str | None:
+    """Refuse a place where the JSON cannot be before the work, not after it."""
+    if json_file not in (None, "-"):
+        path = Path(json_file).absolute()
+        there = next(folder for folder in path.parents if folder.exists())
+        if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigError(f"{json_file}: nothing can be written there; choose another place for the JSON")
+    return json_file
+
+
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="FITS, PNG, JPEG, TIFF, WebP or GIF",
                                              show_default=False)]
 ImagesOrTable = Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", show_default=False, help="FITS, PNG, "
                                                            "JPEG, TIFF, WebP or GIF")]
 ModelOption = Annotated[Path | None, typer.Option("--model", help="weights; without it, the shipped ones")]
 LibraryOption = Annotated[Path | None, typer.Option("--library", help="a library; without it, the shipped one")]
-JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="write JSON to a file, or to "
-                                                "standard output")]
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", callback=_place, help="write "
+                                                "JSON to a file, or to standard output")]
 SchedulerOption = Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="of a Dask scheduler; "
                                                      "without it, a local cluster")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="processes of the local cluster")]
@@ -128,7 +138,6 @@ def predict(images: ImagesOrTable = None, *,
             raise ConfigError("IMAGE...: give pictures, or a table of them (--table CSV), one of the two")
         if table is not None and (given := [name for name, value in known.items() if value is not None]):
             raise ConfigError(f"{given[0]}: is a column of the table, or an option for pictures; give one of the two")
-        _require_place(json_file)
         pictures = read_catalogue(table) if table is not None else [(image, known) for image in images]
         if twin and no_report:
             raise ConfigError("twin: is shown on the page, which --no-report leaves out; leave out one of them")
@@ -195,7 +204,6 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
         from .inference.predictor import Scale, load
 
         Scale(kpc_per_pixel, arcsec_per_pixel, redshift)
-        _require_place(json_file)
         predictor = load(model, library)
     if predictor.library is None:
         raise ConfigError("search needs a library; give --library, or make one with 'deepgalaxy index'")
@@ -227,7 +235,6 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
                                                  "several workers may share")] = "cpu",
              json_file: JsonOption = None) -> None:
     """Encounters to snapshots: runs what is missing in the folder, and can be started again at any time."""
-    _require_place(json_file)
     from .cluster import dask_client
     from .simulate.encounter import is_finished
     from .simulate.gpu import require_device
@@ -270,7 +277,6 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files,
                                                                "by content")] = None,
            scheduler: SchedulerOption = None, workers: WorkersOption = None, json_file: JsonOption = None) -> None:
     """Snapshots to the data set; goes on where it was interrupted."""
-    _require_place(json_file)
     from .cluster import dask_client
     from .config import read_yaml
     from .data.build import build_dataset, encounter_files
@@ -315,7 +321,6 @@ def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, mode
              "torchrun --nproc-per-node 2 -m deepgalaxy train recipe.yaml")
 def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], json_file: JsonOption = None) -> None:
     """Train, or go on training; on one worker, or under torchrun on many (on a cluster: srun torchrun ...)."""
-    _require_place(json_file)
     from .training.callbacks import read_metrics
     from .training.fit import fit, leave, read_recipe, world
 
@@ -347,7 +352,6 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen, o
                                                        "(--protocol unseen)")] = None,
              json_file: JsonOption = None) -> None:
     """How good the answers are: errors and tests of the error bars, or real pictures beside published stories."""
-    _require_place(json_file)
     protocols = {"unseen": _evaluate_unseen, "realism": _evaluate_unseen, "paper": _evaluate_paper,
                  "real": _evaluate_real}
     if protocol not in protocols:
@@ -436,7 +440,6 @@ def index(model: Annotated[Path, typer.Option("--model")],
     elsewhere are left as they are. With none of its held-out encounters in the data set, all are taken that it was
     not trained on.
     """
-    _require_place(json_file)
     from .search.build import make_library
 
     _write_json(json_file, make_library(model, data, output, references, n_images, not no_calibration, say, progress))
@@ -457,7 +460,6 @@ def bench_inference(json_file: JsonOption = None, model: ModelOption = None, lib
     """Images per second in batch, and seconds for one picture from a cold shell."""
     from .bench import measure_inference
 
-    _require_place(json_file)
     _show_bench(measure_inference(model, library, runs), json_file)
 
 
@@ -469,7 +471,6 @@ def bench_scaling(workers: Annotated[list[int] | None, typer.Option("--workers",
     """Weak scaling of training: images per second of n workers over n times those of one."""
     from .bench import measure_scaling
 
-    _require_place(json_file)
     _show_bench(measure_scaling(workers or [1, 2], runs, steps, say), json_file)
 
 
@@ -480,7 +481,6 @@ def bench_simulate(particles: Annotated[list[int] | None, typer.Option("--partic
     """Gravity: seconds per force evaluation and error of our tree, beside pytreegrav's where it is installed."""
     from .bench_physics import measure_gravity
 
-    _require_place(json_file)
     _show_bench(measure_gravity(particles or [16384, 32768, 65536, 131072], runs, say), json_file)
 
 
@@ -491,18 +491,7 @@ def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", mi
     """Pictures: seconds per image at several sizes, and per snapshot for the neighbours of its stars."""
     from .bench_physics import measure_rendering
 
-    _require_place(json_file)
     _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
-
-
-def _require_place(json_file: str | None) -> None:
-    """Refuse a place where the JSON cannot be before the work, not after it."""
-    if json_file in (None, "-"):
-        return
-    path = Path(json_file).absolute()
-    there = next(folder for folder in path.parents if folder.exists())
-    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
-        raise ConfigError(f"{json_file}: nothing can be written there; choose another place for the JSON")
 
 
 def _write_json(where: str | None, value) -> None:

@@ -979,8 +979,9 @@ def test_a_model_says_what_its_images_never_told(straight, tmp_path):
     weights, (config, *_) = load_weights(straight[1]), straight
     dataset = Dataset(config.data)
     shown = set(dataset.labels["stage"][split(config, dataset)[1][0]].tolist())
-    assert weights.learnt == Learnt() and len(shown) > 1
-    assert weights.metadata["never_seen"] == [f"stage: {name}" for k, name in enumerate(STAGES) if k not in shown]
+    unseen = tuple(name for k, name in enumerate(STAGES) if k not in shown)
+    assert weights.metadata["never_seen"] == [f"stage: {name}" for name in unseen] and len(shown) > 1
+    assert weights.learnt == Learnt(unseen_stages=unseen)
     path = write_dummy_dataset(tmp_path / "published.hdf5", n_encounters=4, n_snapshots=4, n_cameras=2, n_pixels=64,
                                published=True)
     weights = load_weights(fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None))
@@ -999,7 +1000,8 @@ def test_one_stage_alone_teaches_none(data, tmp_path):
         for group in f.values():
             group["stage"][...] = np.where(group["stage"][()] == 0, 0, NO_STAGE)
     weights = load_weights(fit(recipe(path, tmp_path / "run", epochs=1), say=lambda text: None))
-    assert weights.metadata["never_seen"] == ["stage"] and weights.learnt == Learnt(untrained=("stage",))
+    assert weights.metadata["never_seen"] == ["stage"]
+    assert weights.learnt == Learnt(untrained=("stage",), unseen_stages=STAGES)
 
 
 def test_labels_that_were_corrected_are_other_data(data, tmp_path):

@@ -17,7 +17,7 @@ from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from ..files import shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, stretch, to_canvas, turned_frames
 from ..image.reader import Picture, from_array, read
-from ..labels import FRAME_SIDE, STAGES, STARLIGHT, TIME, UNDISTURBED
+from ..labels import FRAME_SIDE, STARLIGHT, TIME, UNDISTURBED
 from ..models.weights import Weights, load_weights
 from ..search.library import Library
 from ..units import kpc_per_arcsec
@@ -37,7 +37,7 @@ from .posterior import (
 )
 from .story import QUANTILES, UNFAMILIAR, Match, Story
 
-__all__ = ["Predictor", "Scale", "load", "look_alikes", "n_encounters", "shipped", "training_of", "unseen_flags"]
+__all__ = ["Predictor", "Scale", "load", "look_alikes", "n_encounters", "shipped", "training_of"]
 
 #: Sides of the frames seen in training, kpc; outside, the scale is not to be believed.
 _FRAME_KPC = (25.0, 450.0)
@@ -127,24 +127,13 @@ def training_of(weights: Weights) -> dict:
     training : {"shipped": whether the weights are those that ship, "n_encounters": that were trained on, 0 if not
         known, "unseen_stages": names of the stages that no image showed}.
     """
-    never_seen = weights.metadata.get("never_seen", ())
-    unseen = [name for name in STAGES if f"stage: {name}" in never_seen or "stage" in weights.learnt.untrained]
-    return {"shipped": weights.sha256 == _shipped_sha256(), "unseen_stages": unseen,
+    return {"shipped": weights.sha256 == _shipped_sha256(), "unseen_stages": list(weights.learnt.unseen_stages),
             "n_encounters": n_encounters(weights.metadata.get("training_encounters", ()))}
 
 
 def n_encounters(names: Iterable[str]) -> int:
     """How many encounters the groups of these names show."""
     return sum(_ONCE_MORE.search(name) is None for name in names)
-
-
-def unseen_flags(weights: Weights) -> list[str]:
-    """A flag if the training showed some of the stages and not others; of none at all, `Learnt.flags` tells."""
-    unseen = training_of(weights)["unseen_stages"]
-    if not unseen or "stage" in weights.learnt.untrained:
-        return []
-    return [f"no image of the training showed the stage{'s' if len(unseen) > 1 else ''} {', '.join(unseen)}: "
-            f"{'their probabilities mean' if len(unseen) > 1 else 'its probability means'} nothing"]
 
 
 class Predictor:
@@ -236,7 +225,7 @@ class Predictor:
         flags += _flags(framing, side_kpc, properties, mass, usual)
         if told and self.learnt.scale < 1 and FRAME_SIDE.name not in self.learnt.untrained:
             flags += self._odd_scale(maps, side_kpc, side_pixels)
-        flags += self.learnt.flags(kpc is not None) + unseen_flags(self.weights)
+        flags += self.learnt.flags(kpc is not None)
         clock = set_clock(properties, curves, QUANTILES, mass if told else None,
                           0.2 if mass_dex is None else mass_dex)
         if clock["basis"] == "mass":

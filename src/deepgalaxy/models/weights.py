@@ -12,7 +12,7 @@ import torch
 from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..files import write_whole
-from ..labels import HEADS
+from ..labels import HEADS, STAGES
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
 __all__ = ["Learnt", "Weights", "load_weights", "save_weights", "update_metadata"]
@@ -28,6 +28,7 @@ class Learnt:
     untrained: tuple[str, ...] = ()  #: labels whose weight was 0, or that no image had
     z: bool = True  #: the VAE and its labels had a weight
     images: bool = True  #: what is reconstructed had a weight
+    unseen_stages: tuple[str, ...] = ()  #: that no image showed
     framing: str = "content"  #: one of `preprocess.FRAMINGS`: how pictures were framed
 
     @property
@@ -47,6 +48,10 @@ class Learnt:
         """What every answer of such a model has to say."""
         texts = [f"this model was not trained for {name.replace('_', ' ')}: its answer means nothing"
                  for name in self.untrained]
+        if self.unseen_stages and "stage" not in self.untrained:  # of none at all, that says it
+            names, many = ", ".join(self.unseen_stages), len(self.unseen_stages) > 1
+            which, what = ("stages", "their probabilities mean") if many else ("stage", "its probability means")
+            texts.append(f"no image of the training showed the {which} {names}: {what} nothing")
         if self.never_told and scale_known:
             texts.append("this model was trained without the size of a pixel, and does not use it")
         if self.scale == 1 and not scale_known:
@@ -79,12 +84,14 @@ class Weights:
         recipe, never_seen = self.metadata["training"], set(self.metadata.get("never_seen", ()))
         loss = recipe.get("loss", {})
         untrained = {name for name, weight in loss.get("labels", {}).items() if weight == 0}
-        untrained |= {name for name in never_seen if name != "pixel_scale" and not name.startswith("stage: ")}
+        unseen = tuple(name for name in STAGES if {"stage", f"stage: {name}"} & never_seen)
+        untrained |= never_seen - {"pixel_scale"} - {f"stage: {name}" for name in unseen}
         latent = ("latent_labels", "latent_reconstruction", "maps", "kl")
         has_latent = any(loss.get(name, 1) != 0 for name in latent) or loss.get("latent_ranks", 0) != 0
         images = any(loss.get(name, 1) != 0 for name in ("reconstruction", "latent_reconstruction"))
         scale = 0.0 if "pixel_scale" in never_seen else loss.get("scale_known", 0.5)
-        return Learnt(scale, tuple(sorted(untrained)), has_latent, images, recipe.get("framing", "content"))
+        return Learnt(scale, tuple(sorted(untrained)), has_latent, images, unseen,
+                      recipe.get("framing", "content"))
 
 
 def save_weights(path: str | Path, model: DeepGalaxy, name: str, training: Config | None = None,

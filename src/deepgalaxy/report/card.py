@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..inference.posterior import N_VIEWS
-from ..inference.predictor import n_encounters, unseen_flags
+from ..inference.predictor import n_encounters
 from ..labels import HEADS, LABELS, STARLIGHT
 from ..models.weights import Weights
 from . import coverage_error
@@ -214,7 +214,7 @@ def _limits(weights: Weights, about: About) -> str:
               "and looks the same; `predict --mass` turns times into those of the system.",
               "Without a pixel scale the frame is scaled by its content, and error bars widen; the answer says so.",
               "A figure from simulated observations is no promise for real ones."]
-    limits += [text[0].upper() + text[1:] + "." for text in weights.learnt.flags(True) + unseen_flags(weights)]
+    limits += [text[0].upper() + text[1:] + "." for text in weights.learnt.flags(True)]
     if "temperatures" not in weights.metadata:
         limits.append("Its error bars are not calibrated; `deepgalaxy index` does that.")
     return "\n".join(f"- {text}" for text in (*limits, *about.limits))
