@@ -20,7 +20,8 @@ from deepgalaxy.inference.calibration import predict_dataset
 from deepgalaxy.inference.posterior import quantile
 from deepgalaxy.labels import LABELS
 from deepgalaxy.models.weights import load_weights
-from deepgalaxy.training.fit import TrainConfig, fit
+from deepgalaxy.training.fit import fit
+from deepgalaxy.training.recipe import TrainConfig
 
 
 def median_errors(model, data, images: np.ndarray) -> dict[str, float]:

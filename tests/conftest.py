@@ -95,7 +95,8 @@ def tiny_model(tiny_dataset, tmp_path_factory):
     The small rate keeps features diverse: BatchNorm's averages follow the weights, which at 4e-3 they did not.
     """
     from deepgalaxy.search.build import build_library, calibrate
-    from deepgalaxy.training.fit import TrainConfig, fit
+    from deepgalaxy.training.fit import fit
+    from deepgalaxy.training.recipe import TrainConfig
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     recipe = TrainConfig(

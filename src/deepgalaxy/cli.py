@@ -322,7 +322,8 @@ def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, mode
 def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], json_file: JsonOption = None) -> None:
     """Train, or go on training; on one worker, or under torchrun on many (on a cluster: srun torchrun ...)."""
     from .training.callbacks import read_metrics
-    from .training.fit import fit, leave, read_recipe, world
+    from .training.fit import fit, leave, world
+    from .training.recipe import read_recipe
 
     path = fit(read_recipe(recipe), say=say, progress=sys.stderr.isatty())
     leave()

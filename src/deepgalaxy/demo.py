@@ -59,7 +59,8 @@ def run_demo(output: Path, minutes: float, say) -> Path:
     from .report.evaluation import write_evaluation
     from .report.html import write_report
     from .search.build import build_library, calibrate
-    from .training.fit import TrainConfig, fit
+    from .training.fit import fit
+    from .training.recipe import TrainConfig
 
     epochs = max(2, round(minutes * _IMAGES_PER_MINUTE / 2048))
     recipe = TrainConfig(name="demo", data=str(output / "training.h5"), output=str(output / "model"), epochs=epochs,

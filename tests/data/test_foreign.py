@@ -20,7 +20,7 @@ from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import DatasetError
 from deepgalaxy.image.render import RenderConfig
 from deepgalaxy.labels import LABELS, NO_SEPARATION, NO_STAGE, Label
-from deepgalaxy.training.fit import read_recipe
+from deepgalaxy.training.recipe import read_recipe
 
 KPC, MSUN = 3.0856775814913674e21, 1.988409870698051e33
 TINY = RenderConfig(n_pixels=32, n_cameras=2)

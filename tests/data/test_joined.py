@@ -39,7 +39,8 @@ def test_what_does_not_fit_is_refused(tiny_dataset, tmp_path):
 def test_training_and_library_take_several(tiny_dataset, other_dataset, tiny_settings, tmp_path):
     from deepgalaxy.search.build import build_library, calibrate
     from deepgalaxy.search.library import Library
-    from deepgalaxy.training.fit import TrainConfig, fit
+    from deepgalaxy.training.fit import fit
+    from deepgalaxy.training.recipe import TrainConfig
 
     data = [str(tiny_dataset), str(other_dataset)]
     weights = fit(TrainConfig(data=data, output=str(tmp_path), epochs=1, images_per_epoch=16, batch_size=8,

@@ -14,7 +14,8 @@ from deepgalaxy.labels import LABELS, TIME
 from deepgalaxy.models.deepgalaxy import Encoding
 from deepgalaxy.models.weights import load_weights
 from deepgalaxy.search.build import not_trained_on
-from deepgalaxy.training.fit import TrainConfig, fit, split
+from deepgalaxy.training.fit import fit
+from deepgalaxy.training.recipe import TrainConfig, split
 
 
 class Ignorant:

@@ -68,7 +68,8 @@ def test_training_encounters_are_refused(predictor, tiny_dataset):
 def test_training_encounters_are_refused_before_the_model_is_calibrated(tiny_dataset, tiny_settings, tmp_path):
     """What a model has seen is written down when it is trained, not when its library is made."""
     from deepgalaxy.models.weights import load_weights
-    from deepgalaxy.training.fit import TrainConfig, fit
+    from deepgalaxy.training.fit import fit
+    from deepgalaxy.training.recipe import TrainConfig
 
     recipe = TrainConfig(data=str(tiny_dataset), output=str(tmp_path), epochs=1, images_per_epoch=4, batch_size=4,
                          validation_images=4, validate_every=9, model=tiny_settings, realism=None)

@@ -14,7 +14,8 @@ from deepgalaxy.image.preprocess import stretch
 from deepgalaxy.inference.evaluate import evaluate_unseen
 from deepgalaxy.inference.paper import evaluate_paper
 from deepgalaxy.models.weights import load_weights
-from deepgalaxy.training.fit import TrainConfig, fit
+from deepgalaxy.training.fit import fit
+from deepgalaxy.training.recipe import TrainConfig
 
 
 @pytest.fixture(scope="module")

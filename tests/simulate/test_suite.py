@@ -185,7 +185,7 @@ def test_mistake_in_a_list_of_encounters_is_one_line_that_names_it(encounters, k
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_is_read(path):
-    from deepgalaxy.training.fit import read_recipe
+    from deepgalaxy.training.recipe import read_recipe
 
     if path.stem.endswith("_render"):
         assert RenderConfig.from_yaml(path).n_pixels >= 128

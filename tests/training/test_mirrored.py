@@ -15,7 +15,8 @@ from deepgalaxy.image.view import View, cube_views, opposite_views
 from deepgalaxy.inference.paper import evaluate_paper
 from deepgalaxy.models.weights import load_weights
 from deepgalaxy.simulate.snapshot import Encounter
-from deepgalaxy.training.fit import TrainConfig, fit
+from deepgalaxy.training.fit import fit
+from deepgalaxy.training.recipe import TrainConfig
 
 N_CAMERAS, N_SNAPSHOTS = 14, 3
 

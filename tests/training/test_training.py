@@ -29,10 +29,11 @@ from deepgalaxy.labels import NO_STAGE, STAGES
 from deepgalaxy.models.deepgalaxy import DeepGalaxy, ModelConfig
 from deepgalaxy.models.weights import Learnt, load_weights, save_weights, update_metadata
 from deepgalaxy.training.callbacks import STOPS, Checkpoints, read_metrics
-from deepgalaxy.training.fit import TrainConfig, fit, read_recipe, split
+from deepgalaxy.training.fit import fit
 from deepgalaxy.training.heads import Features
 from deepgalaxy.training.module import LossConfig, TrainingModule
 from deepgalaxy.training.optimiser import OptimiserConfig
+from deepgalaxy.training.recipe import TrainConfig, read_recipe, split
 
 MODEL = {"backbone": "mobilenetv4_conv_small", "channels": 16, "latent_size": 8, "classifier_width": 16,
          "decoder_width": 16}
@@ -41,7 +42,8 @@ MODEL = {"backbone": "mobilenetv4_conv_small", "channels": 16, "latent_size": 8,
 SCRIPT = """
 import os, signal, sys
 import torch
-from deepgalaxy.training.fit import fit, read_recipe
+from deepgalaxy.training.fit import fit
+from deepgalaxy.training.recipe import read_recipe
 torch.set_num_threads(1)
 said = []
 def say(line):
@@ -58,7 +60,8 @@ fit(read_recipe(sys.argv[1]), say)
 FULL = """
 import resource, sys
 from deepgalaxy.errors import ModelError
-from deepgalaxy.training.fit import fit, read_recipe
+from deepgalaxy.training.fit import fit
+from deepgalaxy.training.recipe import read_recipe
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     fit(read_recipe(sys.argv[1]), print)

@@ -13,7 +13,7 @@ from ..errors import ConfigError, DatasetError
 from ..image.observation import mirrored_classes
 from ..image.view import opposite_views
 from ..models.weights import Weights
-from ..training.fit import TrainConfig, split
+from ..training.recipe import TrainConfig, split
 from .calibration import predict_dataset
 from .evaluate import confusion, label_figures, reconstruction
 

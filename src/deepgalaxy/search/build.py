@@ -20,7 +20,7 @@ from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
 from ..inference.posterior import N_VIEWS
 from ..models.weights import Weights, load_weights, update_metadata
-from ..training.fit import TrainConfig, split
+from ..training.recipe import TrainConfig, split
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, rewrite_library, write_library
 

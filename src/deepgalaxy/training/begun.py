@@ -6,17 +6,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ConfigError, ModelError
 from ..files import write_whole
+from .recipe import TrainConfig
 
-if TYPE_CHECKING:
-    from .fit import TrainConfig
-
-__all__ = ["note_beginning", "refuse_another_recipe", "refuse_other_data"]
+__all__ = ["note_beginning", "recipe_of", "refuse_another_training"]
 
 #: Of a recipe, what may change on the way: the machinery around the training.
 _MAY_CHANGE = {"output", "epochs", "loader_workers", "validate_every", "bad_images", "store", "in_memory",
@@ -37,16 +34,30 @@ def note_beginning(config: TrainConfig, dataset) -> None:
     write_whole(output / "recipe.json", config.to_json())
 
 
-def refuse_another_recipe(config: TrainConfig, recipe: TrainConfig) -> None:
-    """Checkpoints go on as they were begun; only the machinery around them may change.
+def recipe_of(output: Path) -> TrainConfig | None:
+    """The recipe that a training in this output was begun with, if there is one."""
+    path = output / "recipe.json"
+    return TrainConfig.from_json(path.read_text(), str(path)) if path.is_file() else None
 
-    recipe : the one that stands in the output.
+
+def refuse_another_training(config: TrainConfig, dataset) -> None:
+    """Checkpoints in the recipe's output go on as they were begun, and on what they were begun with.
 
     Raises
     ------
     ConfigError, ModelError
-        Naming what is another.
+        Naming what is another; what was begun before the data were noted goes on unasked about these.
     """
+    recipe = recipe_of(Path(config.output))
+    if recipe is None:  # a stopped training may write its last one after the folder was deleted
+        raise ConfigError(f"output = {config.output}: holds checkpoints, but no recipe.json that says of which recipe; "
+                          "choose another output or delete its checkpoints")
+    _refuse_another_recipe(config, recipe)
+    _refuse_other_data(config, dataset)
+
+
+def _refuse_another_recipe(config: TrainConfig, recipe: TrainConfig) -> None:
+    """Only the machinery around a training may change."""
     output = Path(config.output)
     before, now = (c.model_dump(exclude=_MAY_CHANGE) for c in (recipe, config))
     # A recipe's paths lead from where it was begun, and so does the path of its output: back from there is that place.
@@ -61,14 +72,8 @@ def refuse_another_recipe(config: TrainConfig, recipe: TrainConfig) -> None:
                           f"{before[changed[0]]}; choose another output or delete its checkpoints")
 
 
-def refuse_other_data(config: TrainConfig, dataset) -> None:
-    """A data set that has grown, or was made anew, is divided otherwise: what was trained on would be held out.
-
-    Raises
-    ------
-    ConfigError
-        If it is not as it was; what was begun before this was noted goes on unasked.
-    """
+def _refuse_other_data(config: TrainConfig, dataset) -> None:
+    """A data set that has grown, or was made anew, is divided otherwise: what was trained on would be held out."""
     now = _content(dataset)
     before = {**now, **_noted(Path(config.output))}
     if now["n_images"] != before["n_images"]:

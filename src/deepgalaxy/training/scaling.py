@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..models.deepgalaxy import DeepGalaxy
-from .fit import fit, leave, read_recipe, world
+from .fit import fit, leave, world
+from .recipe import read_recipe
 
 __all__ = ["main"]
 
