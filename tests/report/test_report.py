@@ -21,7 +21,6 @@ from deepgalaxy.report import (
     familiarity_sentence,
     headline,
     json_ready,
-    limits,
     number,
     percent,
     printable,
@@ -33,6 +32,7 @@ from deepgalaxy.report import (
 from deepgalaxy.report.evaluation import write_evaluation
 from deepgalaxy.report.figures import _posterior, _width, _wrap, save_story, story_figure
 from deepgalaxy.report.html import _curve, safe_name, write_report
+from deepgalaxy.report.limits import limits
 from deepgalaxy.report.terminal import matches_table, story_table
 
 EVIL = "<script>alert(1)</script>.png"

@@ -18,10 +18,6 @@ from ..files import write_whole
 from ..inference.story import UNFAMILIAR, UNUSUAL
 from ..labels import LABELS, Label
 
-#: Of the encounters that the shipped model learned from; no other model's.
-_SHIPPED_LIMITS = ("Learned from simulated pairs of disc galaxies without gas. Single galaxies and chance pairs are "
-                   "stages of their own; groups and clusters were never shown.")
-
 
 def printable(text: str) -> str:
     """Text of unknown origin without what a screen or a file cannot take (controls, lone surrogates)."""
@@ -143,15 +139,6 @@ def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None
 def is_shipped(story) -> bool:
     """Do the shipped weights answer? Of their training more is known than of another."""
     return story.training.get("shipped", False)
-
-
-def limits(story) -> str:
-    """What the training of its model means for every answer."""
-    if is_shipped(story):
-        return _SHIPPED_LIMITS
-    n = story.training.get("n_encounters", 0)
-    encounters = "the encounter" if n == 1 else f"the {n:,} encounters" if n else "the encounters"
-    return f"Learned from {encounters} of its own training; its limits are those of their simulations."
 
 
 def headline(story) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from ..labels import HEADS, LABELS, STAGES, Label
 from . import make_folder, unit, write_file
 from .figures import CMAP, THEME, png, tick_values
-from .html import fill
+from .page import fill
 
 __all__ = ["write_evaluation", "confusion_figure", "evaluation_figure", "where"]
 
@@ -99,9 +99,9 @@ def write_evaluation(result: dict, samples: dict | None, folder) -> Path:
                 flat[f"{name}_{kind}{end}"] = value
     flat["stage_accuracy"] = ((result.get("realism") or {}).get("stage") or {}).get("accuracy")
     others = [(title, f"{flat[name]:.4g}") for name, title in _OTHERS.items() if _is_number(flat.get(name))]
-    page = fill(_BODY, f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result, kinds=kinds,
-                plots=plots, others=others, breakdowns=_breakdowns(result), labels=LABELS, confusions=confusions,
-                robustness=_robustness(result))
+    page = fill("evaluation.html", f"deepgalaxy evaluation: {result.get('protocol') or 'unnamed'}", result=result,
+                kinds=kinds, plots=plots, others=others, breakdowns=_breakdowns(result), labels=LABELS,
+                confusions=confusions, robustness=_robustness(result))
     return write_file(folder / "evaluation.html", page)
 
 
@@ -280,92 +280,3 @@ def _show(label: Label, name: str, value) -> str:
     if name.startswith("rank_test"):
         return f"{value:.2f}" if value >= 0.01 else "< 0.01"
     return f"{value:.1f}{unit(label)}" if unit(label) else f"{value:.3f}"
-
-
-_BODY = """\
-<header>
-<h1>How good the answers are</h1>
-<p class="muted">Protocol {{ result.protocol or "not named" }}\
-{% if result.n_images is not none and result.n_images is defined %} · {{ result.n_images }} images{% endif %}\
-{% if result.n_encounters is not none and result.n_encounters is defined %} · \
-{{ result.n_encounters }} encounters{% endif %}</p>
-</header>
-{% for kind in kinds %}
-<h3>{{ kind.title }}</h3>
-<div class="scroll">
-<table>
-<thead><tr><th></th>{% for column in kind.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for label, row in kind.rows %}
-<tr><td>{{ label.title }}</td>{% for x in row %}<td class="num">{{ x }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% else %}
-<p class="muted">No figures per label were given.</p>
-{% endfor %}
-{% for table in breakdowns %}
-<h3>{{ table.title }}: median |error| with realism</h3>
-<div class="scroll">
-<table>
-<thead><tr><th></th><th>images</th>{% for label in labels %}<th>{{ label.title }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr><td>{{ row[0] }}</td>{% for x in row[1:] %}<td class="num">{{ x }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% endfor %}
-{% if robustness %}
-<h3>Answers that move less than half of their own 68 % interval when the picture is changed</h3>
-<div class="scroll">
-<table>
-<thead><tr><th></th>{% for label in labels %}<th>{{ label.title }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in robustness %}
-<tr><td>{{ row[0] }}</td>{% for x in row[1:] %}<td class="num">{{ x }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% endif %}
-{% if others %}
-<h3>Reconstruction, look-alikes and familiarity</h3>
-<div class="scroll">
-<table><tbody>
-{% for title, x in others %}<tr><td>{{ title }}</td><td class="num">{{ x }}</td></tr>
-{% endfor %}
-</tbody></table>
-</div>
-{% endif %}
-{% for title, source in plots %}
-<section class="plots">
-<h2>{{ title }}</h2>
-<p class="muted">Dashed: the ideal. Blue: running median of the predictions, and the band of 68 % of them.</p>
-<img class="plot" src="{{ source }}" alt="predicted against true, PIT and coverage: {{ title }}">
-</section>
-{% endfor %}
-{% for name, source in confusions %}
-<section class="plots">
-<h2>What was taken for what: {{ name }}</h2>
-<p class="muted">Each row adds up to 100 %.</p>
-<img class="plot" style="max-width: 46rem" src="{{ source }}" alt="confusion matrix: {{ name }}">
-</section>
-{% endfor %}
-<section id="unknown">
-<h2>What this page does not know</h2>
-<ul class="unknowns">
-<li>How the model does on the real sky, where no one knows the true time. All images here are simulated.</li>
-{% if result.protocol == "paper" %}
-<li>How it does on encounters that it has never seen: in the protocol of the paper, images of the same
-encounter stand in training and test. Compare with the protocol "unseen".</li>
-{% endif %}
-<li>How uncertain these figures are. Images of one encounter are not independent, so what counts is the
-number of encounters, not the number of images.</li>
-<li>What “the prior” hides: its error is that of always answering the median of the truth here. Only what
-is below it was learned.</li>
-</ul>
-</section>
-"""

@@ -23,7 +23,6 @@ from . import (
     familiarity_sentence,
     given_labels,
     is_shipped,
-    limits,
     model_line,
     percent,
     scale_sentence,
@@ -32,6 +31,7 @@ from . import (
     unit,
     write_file,
 )
+from .limits import limits
 
 __all__ = ["story_figure", "save_story", "THEME", "CMAP", "N_MATCHES"]
 

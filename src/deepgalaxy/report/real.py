@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..labels import TIME
 from . import make_folder, number, printable, shorten, write_file
 from .figures import CMAP, THEME, png
-from .html import fill
+from .page import fill
 from .terminal import order_sentence
 
 __all__ = ["write_real", "real_figure"]
@@ -43,7 +43,7 @@ def write_real(result: dict, stories: list, folder) -> Path:
         write_file(folder / f"real_{k // _PER_SHEET}.png", image)
         sheets.append("data:image/png;base64," + base64.b64encode(image).decode())
     page = fill(
-        _BODY, "deepgalaxy: real pictures", result=result, sheets=sheets, printable=printable,
+        "real.html", "deepgalaxy: real pictures", result=result, sheets=sheets, printable=printable,
         order=order_sentence(result),
         failed=[row for row in result["images"] if "error" in row],
         outside=[row for row in result["images"] if row.get("within_90") is False])
@@ -92,51 +92,3 @@ def _times(ax, row):
     ax.tick_params(colors=THEME["muted"], labelsize=8)
     for spine in ax.spines.values():
         spine.set_color(THEME["line"])
-
-
-_BODY = """\
-<header>
-<h1>Real pictures</h1>
-<p class="muted">{{ result.n_images }} pictures · {{ result.published_within_90 }} of {{ result.n_published }} published
-times lie within our 90 % interval ({{ result.published_within_90_without_mass_error }} if the primary is taken to weigh
-what the simulated one does, exactly), {{ result.published_within_68 }} within our 68 % interval ·
-{% if result.n_published_ratios %}
-{{ result.published_ratio_within_90 }} of {{ result.n_published_ratios }} published mass ratios lie within our 90 %
-interval ·
-{% endif %}
-{% if not result.most_systems_per_match %}
-no look-alikes without a library
-{% elif result.most_systems_per_match > 1 %}
-{{ result.most_systems_per_match }} pictures share one best match
-{% else %}
-no two pictures share a best match
-{% endif %}
-{% if result.familiar is not none %}· {{ result.familiar }} look familiar to the model{% endif %}</p>
-{% if order %}
-<p class="muted">{{ order }}</p>
-{% endif %}
-</header>
-{% for sheet in sheets %}
-<img class="plot" src="{{ sheet }}" alt="real pictures and their look-alikes, with times">
-{% endfor %}
-{% for row in failed %}
-<p>{{ printable(row.image) }}: {{ printable(row.error) }}</p>
-{% endfor %}
-<section id="unknown">
-<h2>What this page does not know</h2>
-<ul class="unknowns">
-<li>The truth. Published times are those of models that others made by hand, with other galaxies; models of one system
-differ among themselves by a factor of two.</li>
-<li>The masses. Where none is given, a system is taken to weigh what the simulated ones do within 0.3 dex, and our
-intervals are wider for it.</li>
-<li>Whether a look-alike is a good one. That is for you to judge: the picture is on the left, the three best matches on
-the right, turned as it is and in its brightnesses, with their time and mass ratio.</li>
-{% for row in outside %}
-<li>{{ printable(row.name) }}: published {{ "%.0f"|format(row.published_time) }} Myr, ours
-{{ "%.0f"|format(row.time.p05) }} to {{ "%.0f"|format(row.time.p95) }} Myr (90 %). One of
-the two is wrong, or their clocks differ: ours is that of {{ "a system of the mass that was taken" if
-row.clock == "mass" else "a primary of the Milky Way's mass" }}.</li>
-{% endfor %}
-</ul>
-</section>
-"""
