@@ -16,6 +16,7 @@ import json
 import numpy as np
 
 from deepgalaxy.data.joined import open_data
+from deepgalaxy.image.realism import RealismConfig
 from deepgalaxy.inference.calibration import predict_dataset
 from deepgalaxy.inference.posterior import quantile
 from deepgalaxy.labels import LABELS
@@ -24,9 +25,9 @@ from deepgalaxy.training.fit import fit
 from deepgalaxy.training.recipe import TrainConfig
 
 
-def median_errors(model, data, images: np.ndarray) -> dict[str, float]:
-    """Of the labels' medians, images as they are, their scale told."""
-    probability, _, _ = predict_dataset(model, data, images, None, n_views=1)
+def median_errors(model, data, images: np.ndarray, realism: RealismConfig | None = None) -> dict[str, float]:
+    """Of the labels' medians, their scale told; of images as they are, or with realism."""
+    probability, _, _ = predict_dataset(model, data, images, realism, n_views=1)
     errors = {}
     for label in LABELS:
         truth = data.labels[label.column][images]

@@ -14,7 +14,7 @@ from deepgalaxy.inference.predictor import Predictor, load
 from deepgalaxy.labels import LABELS
 from deepgalaxy.search.index import LatentIndex
 from deepgalaxy.search.library import Library, encode_thumbnail, rewrite_library, write_library
-from deepgalaxy.search.pictures import PICTURE_PIXELS, tidy
+from deepgalaxy.search.pictures import PICTURE_PIXELS, smooth_faint, tidy
 
 N, N_ENCOUNTERS, D = 90, 9, 5
 
@@ -329,6 +329,37 @@ def test_pictures_decide_between_equals(tmp_path):
     for row in (3, 40):
         best = library.matches(np.zeros((1, D)), pictures()[row:row + 1], k=1, n_candidates=N, picture_weight=1)[0]
         assert best.time_myr == library.labels["time"][row]
+
+
+def test_the_clean_picture_decides_between_what_a_frame_shows_at_once(tmp_path):
+    """Same z everywhere, and a frame with two pictures in it."""
+    values = content()
+    values["z"] = np.random.default_rng(0).normal(size=(N, D)) * 1e-3 + np.eye(N, D)
+    write_library(tmp_path / "library.h5", **values)
+    library = Library(tmp_path)
+    frame = np.maximum(pictures()[3], pictures()[40])[None]
+    matches = {}
+    for row in (3, 40):
+        clean = library.thumbnail(row)
+        matches[row] = library.matches(np.zeros((1, D)), frame, k=1, n_candidates=N, picture_weight=1, clean=clean)[0]
+        # It is shown in the brightnesses of the clean picture.
+        assert np.abs(np.sort(matches[row].thumbnail, axis=None) - np.sort(clean, axis=None)).mean() < 0.03
+    alike = [[np.corrcoef(library.thumbnail(match.row).ravel(), library.thumbnail(row).ravel())[0, 1]
+              for row in matches] for match in matches.values()]
+    assert alike[0][0] > alike[1][0] and alike[1][1] > alike[0][1]
+    # What is of another picture altogether is not asked.
+    without, other = (library.matches(np.zeros((1, D)), frame, k=1, n_candidates=N, picture_weight=1, clean=clean)[0]
+                      for clean in (None, 1 - library.thumbnail(3)))
+    assert other.row == without.row
+
+
+def test_smoothing_leaves_what_is_bright_and_the_sum_of_what_is_faint():
+    rng, pictures = np.random.default_rng(0), np.zeros((2, 64, 64), np.float32)
+    pictures[0, 20:40, 20:40], pictures[1] = 0.8, 0.05 + 0.01 * rng.standard_normal((64, 64))
+    smooth = smooth_faint(pictures)
+    np.testing.assert_allclose(smooth[0, 24:36, 24:36], 0.8, atol=1e-3)
+    assert smooth[1].std() < 0.6 * pictures[1].std()
+    assert smooth[1].mean() == pytest.approx(pictures[1].mean(), rel=0.01)
 
 
 def test_answers_decide_between_equals(tmp_path):

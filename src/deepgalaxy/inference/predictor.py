@@ -339,7 +339,8 @@ def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: n
     learnt, z = weights.learnt, weights.model.vae.encode(maps)[0].numpy()
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
-    return library.matches(z, views, k, implausibility=library.implausibility(trained), **ranking)
+    clean = weights.model.reconstruct(maps[:1], views.shape[1:])[0, 0].numpy() if learnt.images else None
+    return library.matches(z, views, k, implausibility=library.implausibility(trained), clean=clean, **ranking)
 
 
 def _two_times(edges: np.ndarray, probability: np.ndarray) -> list[str]:

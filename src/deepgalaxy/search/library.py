@@ -27,6 +27,8 @@ from .pictures import (
     disc_contrast,
     flipped,
     lit_share,
+    small,
+    smooth_faint,
     structure_agreement,
     tidy,
 )
@@ -46,6 +48,10 @@ _MAX_CONFIG = 1 << 16  # bytes of each
 
 #: Candidates that are compared picture by picture, turned and shifted.
 _COMPARED = 48
+
+#: Correlation with the frame above which the decoder's picture is taken for one of it: of mock observations all have
+#: more than 0.35, of real pictures more than 0.55, of decoders that have hardly learnt less than 0.2.
+_SHOWN = 0.3
 
 #: Of structure beside light, where pictures are laid on each other.
 _STRUCTURE_WEIGHT = 0.3
@@ -328,7 +334,7 @@ class Library:
 
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
-                posterior_weight: float = 0.1) -> list[Match]:
+                posterior_weight: float = 0.1, clean: np.ndarray | None = None) -> list[Match]:
         """The k best look-alikes, from k different encounters, turned and stretched as the query is.
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
@@ -341,12 +347,17 @@ class Library:
         z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`, V up to 4; of
             no known scale: looks have none, and what is said of it is in the answers.
         frames : (V, n, n) the images themselves, 0..1.
+        clean : (n, n) the first of them as the decoder sees it, without sky and stars. What is faint shows in frames
+            alone, what lies in the glare of a deep picture here: pictures have to agree with both. A decoder that has
+            hardly learnt, and shows something else, is not asked.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         implausibility : (N,) see there; counts with `posterior_weight`.
         """
         unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
-        query = np.stack([tidy(frame) for frame in frames])
-        agreement = self._basis.project(query) @ self._pictures.T  # (views, N)
+        queries = [np.stack([tidy(frame) for frame in frames])]
+        if clean is not None and _shows(clean, queries[0][0]):
+            queries.append(np.stack([flipped(tidy(clean), view) for view in range(len(frames))]))
+        agreement = sum(self._basis.project(query) @ self._pictures.T for query in queries) / len(queries)  # (views, N)
         distance = self.index.distances(z)
         reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
         relative = distance / np.sqrt(np.maximum(self._local, 1e-6) * max(reach, 1e-6))
@@ -354,10 +365,8 @@ class Library:
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
         # Mirrored back, all are laid on the image itself, at one contrast, as much of them lit as of the image.
-        contrast = disc_contrast(lit_share(query[0]))
-        own = at_contrast(query[:1], contrast)[0]
-        light, laid = align(own, at_contrast(np.stack([tidy(picture) for picture in pictures]), contrast))
-        alike = (1 - _STRUCTURE_WEIGHT) * light + _STRUCTURE_WEIGHT * structure_agreement(own, laid)
+        tidied = np.stack([tidy(picture) for picture in pictures])
+        alike = sum(_alike(query[0], tidied) for query in queries) / len(queries)
         best: dict[int, tuple] = {}
         for n, ((view, row), one) in enumerate(zip(pool, alike, strict=True)):
             entry = (_score(relative[view, row], one, picture_weight) + unlikely[row], n)
@@ -365,9 +374,10 @@ class Library:
             if key not in best or entry < best[key]:
                 best[key] = entry
         ranked = [n for _, n in sorted(best.values())[:k]]
-        # They are shown in the brightnesses of the image, if it has any.
-        brightnesses = np.sort(query[0], axis=None) if query[0].any() else contrast
-        _, shown = align(query[0], at_contrast(pictures[ranked], brightnesses))
+        # They are shown in the brightnesses of the image without sky, if it has any.
+        light = queries[0][0] if len(queries) == 1 else small(clean)
+        brightnesses = np.sort(light, axis=None) if light.any() else disc_contrast(lit_share(light))
+        _, shown = align(queries[0][0], at_contrast(smooth_faint(pictures[ranked]), brightnesses))
         typical = max(float(np.median(self._local)), 1e-6)
         return [self._match(row, float(distance[view, row]) / typical, picture)
                 for (view, row), picture in zip((pool[n] for n in ranked), shown, strict=True)]
@@ -401,6 +411,20 @@ class Library:
         values = {name: float(self.labels[name][row]) for name in _LABELS}
         return Match(self.encounters[self.encounter[row]], values["time"], values["mass_ratio"],
                      values["size_ratio"], values["view_inclination"], distance, picture.copy(), row)
+
+
+def _shows(clean: np.ndarray, query: np.ndarray) -> bool:
+    """Does the decoder's picture show what the tidy picture (n, n) does?"""
+    seen = tidy(clean)
+    return bool(seen.any() and query.any() and np.corrcoef(seen.ravel(), query.ravel())[0, 1] > _SHOWN)
+
+
+def _alike(query: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """How well light and structure of pictures (K, n, n) agree with those of a query (n, n), laid on it: (K,)."""
+    contrast = disc_contrast(lit_share(query))
+    own = at_contrast(query[None], contrast)[0]
+    light, laid = align(own, at_contrast(pictures, contrast))
+    return (1 - _STRUCTURE_WEIGHT) * light + _STRUCTURE_WEIGHT * structure_agreement(own, laid)
 
 
 def _score(relative, agreement, picture_weight):

@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from ..image.preprocess import opened
 
-__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share",
-           "structure_agreement", "tidy"]
+__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share", "small",
+           "smooth_faint", "structure_agreement", "tidy"]
 
 PICTURE_PIXELS = 64
 
@@ -23,16 +23,22 @@ _SKY = 0.12  # stretched light below this is sky or noise
 _LIT = 0.02  # of a tidy picture above this is lit
 _LEVELS = 1024  # of brightness that are told apart
 _SHARE = 0.7  # lit share at which the whole library is compared
+_FAINT, _SMOOTH = 0.15, 1.2  # light below this is smoothed by so many pixels
 _STRUCTURE = (1.0, 5.0)  # standard deviations in pixels between which light counts as structure
 
 #: What `align` tries: degrees, zoom, and the largest shift in pixels.
 _TURNS, _ZOOMS, _SHIFT = (-16.0, -8.0, 0.0, 8.0, 16.0), (0.87, 1.0, 1.15), 6
 
 
+def small(frame: np.ndarray) -> np.ndarray:
+    """A frame (n, n) in as many pixels as a picture has."""
+    x = torch.from_numpy(np.ascontiguousarray(frame, np.float32))[None, None]
+    return F.interpolate(x, size=(PICTURE_PIXELS,) * 2, mode="area")[0, 0].numpy()
+
+
 def tidy(frame: np.ndarray) -> np.ndarray:
     """A frame (n, n) as a picture: smaller, without sky, with stars cut down to what is around them."""
-    x = torch.from_numpy(np.ascontiguousarray(frame, np.float32))[None, None]
-    x = F.interpolate(x, size=(PICTURE_PIXELS,) * 2, mode="area")
+    x = torch.from_numpy(small(frame))[None, None]
     x = torch.minimum(x, F.avg_pool2d(opened(x), 3, 1, 1) + 0.12)
     return ((x - _SKY) / (1 - _SKY)).clamp(0, 1)[0, 0].numpy()
 
@@ -61,6 +67,13 @@ def at_contrast(pictures: np.ndarray, contrast: np.ndarray) -> np.ndarray:
         count = np.bincount(level.ravel(), minlength=_LEVELS)
         into[:] = np.interp((np.cumsum(count) - count / 2) / level.size, ranks, contrast)[level]
     return out
+
+
+def smooth_faint(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (K, n, n) whose faint parts are smoother: what compression left there would show where it is bright."""
+    smooth = gaussian_filter(pictures, (0, _SMOOTH, _SMOOTH))
+    share = np.clip(smooth / _FAINT, 0, 1)
+    return share * pictures + (1 - share) * smooth
 
 
 def flipped(picture: np.ndarray, view: int) -> np.ndarray:
