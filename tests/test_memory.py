@@ -1,5 +1,6 @@
-"""Freed memory is kept for the next array."""
+"""What the program asks of the libraries below it: freed memory is kept, and threads are as many as was said."""
 
+import os
 import subprocess
 import sys
 
@@ -24,3 +25,19 @@ def test_large_arrays_are_not_mapped_anew_once_it_is_asked_for():
     usual, kept = (int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True).stdout)
                    for how in ("usual", "kept"))
     assert kept < usual / 10
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_gravity_leaves_torch_the_threads_that_it_was_given(threads):
+    code = """
+import numpy as np, torch
+import deepgalaxy
+from deepgalaxy.simulate.gravity import Tree
+x = np.random.default_rng(0).normal(size=(500, 3))
+Tree(x, np.ones(500), np.full(500, 0.1)).accelerations()
+print(torch.get_num_threads())
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    environment.pop("NUMBA_NUM_THREADS", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == [threads], done.stderr

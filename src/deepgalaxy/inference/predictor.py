@@ -282,7 +282,7 @@ class Predictor:
         if self.learnt.framing != "content":
             raise ConfigError(f"twin: needs a model that frames pictures by their content, this one takes them "
                               f"{self.learnt.framing}")
-        story.twin = simulate_twin(self.library, story.matches[0], story.frame, on_snapshot)
+        story.twin = simulate_twin(self.library, story.matches[0], story.frame, on_snapshot, story.reconstruction)
 
     def predict_many(self, images: Iterable, **options) -> Iterator[Story | tuple[str, str]]:
         """Stories of many pictures, in their order; (name, error) for one that has none."""

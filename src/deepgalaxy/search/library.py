@@ -27,6 +27,7 @@ from .pictures import (
     disc_contrast,
     flipped,
     lit_share,
+    shows,
     small,
     smooth_faint,
     structure_agreement,
@@ -48,10 +49,6 @@ _MAX_CONFIG = 1 << 16  # bytes of each
 
 #: Candidates that are compared picture by picture, turned and shifted.
 _COMPARED = 48
-
-#: Correlation with the frame above which the decoder's picture is taken for one of it: of mock observations all have
-#: more than 0.35, of real pictures more than 0.55, of decoders that have hardly learnt less than 0.2.
-_SHOWN = 0.3
 
 #: Of structure beside light, where pictures are laid on each other.
 _STRUCTURE_WEIGHT = 0.3
@@ -354,8 +351,8 @@ class Library:
         implausibility : (N,) see there; counts with `posterior_weight`.
         """
         unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
-        queries = [np.stack([tidy(frame) for frame in frames])]
-        if clean is not None and _shows(clean, queries[0][0]):
+        queries = [tidy(frames)]
+        if clean is not None and shows(clean, queries[0][0]):
             queries.append(np.stack([flipped(tidy(clean), view) for view in range(len(frames))]))
         agreement = sum(self._basis.project(query) @ self._pictures.T for query in queries) / len(queries)  # (views, N)
         distance = self.index.distances(z)
@@ -365,7 +362,7 @@ class Library:
         pool = self._candidates(distance, agreement, score, n_candidates, max(k, 1), picture_weight)
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
         # Mirrored back, all are laid on the image itself, at one contrast, as much of them lit as of the image.
-        tidied = np.stack([tidy(picture) for picture in pictures])
+        tidied = tidy(pictures)
         alike = sum(_alike(query[0], tidied) for query in queries) / len(queries)
         best: dict[int, tuple] = {}
         for n, ((view, row), one) in enumerate(zip(pool, alike, strict=True)):
@@ -411,12 +408,6 @@ class Library:
         values = {name: float(self.labels[name][row]) for name in _LABELS}
         return Match(self.encounters[self.encounter[row]], values["time"], values["mass_ratio"],
                      values["size_ratio"], values["view_inclination"], distance, picture.copy(), row)
-
-
-def _shows(clean: np.ndarray, query: np.ndarray) -> bool:
-    """Does the decoder's picture show what the tidy picture (n, n) does?"""
-    seen = tidy(clean)
-    return bool(seen.any() and query.any() and np.corrcoef(seen.ravel(), query.ravel())[0, 1] > _SHOWN)
 
 
 def _alike(query: np.ndarray, pictures: np.ndarray) -> np.ndarray:
