@@ -403,13 +403,13 @@ def _evaluate_unseen(predictor, data, n_images):
 
 def _evaluate_paper(predictor, data, n_images):
     from .data.reader import Dataset
-    from .inference.paper import evaluate_paper
+    from .inference.paper import evaluate_paper, n_shown
     from .report.evaluation import write_evaluation
     from .report.terminal import paper_table
 
     [path] = data
     dataset = Dataset(path)
-    with progress("evaluate", int(0.2 * len(dataset))) as advance:
+    with progress("evaluate", n_shown(predictor.weights, dataset)) as advance:
         result, samples = evaluate_paper(predictor.weights, dataset, advance)
     return result, paper_table, lambda folder: write_evaluation(result, samples, folder), ()
 

@@ -22,8 +22,8 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-__all__ = ["BrokenSeal", "has_seal", "lock", "open_sealed", "read_arrays", "sealed_hdf5", "shipped", "sync_folder",
-           "temporary_beside", "write_whole"]
+__all__ = ["BrokenSeal", "has_seal", "lock", "open_sealed", "read_arrays", "sealed_hdf5", "sha256_of", "shipped",
+           "sync_folder", "temporary_beside", "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
@@ -46,6 +46,12 @@ def lock(descriptor: int) -> bool:
     except OSError:  # a file system without locks
         return False
     return True
+
+
+def sha256_of(path: str | Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 class BrokenSeal(OSError):

@@ -178,10 +178,11 @@ def opposite_cameras(dataset: Dataset) -> np.ndarray:
         why = "does not stand still" if moved.any() else "has none opposite to it"
         raise DatasetError(f"{dataset.path}: camera {camera} {why}: a mirrored picture is that of no camera; render "
                            "with cameras: cube, or leave out mirrored")
-    where = {key: i for i, key in enumerate(zip(dataset.group, dataset.snapshot, dataset.camera, strict=True))}
-    for (group, snapshot, camera), i in where.items():
-        if group == dataset.group[0] and snapshot == dataset.snapshot[0] and camera < opposite[camera]:
-            pair = read_images(dataset, np.array([i, where[group, snapshot, opposite[camera]]]))
+    first = np.flatnonzero((dataset.group == dataset.group[0]) & (dataset.snapshot == dataset.snapshot[0]))
+    image_of = dict(zip(dataset.camera[first].tolist(), first, strict=True))
+    for camera, image in image_of.items():
+        if camera < opposite[camera]:
+            pair = read_images(dataset, np.array([image, image_of[opposite[camera]]]))
             if np.corrcoef(pair[0].ravel(), pair[1, :, ::-1].ravel())[0, 1] < 0.99:
                 raise DatasetError(f"{dataset.path}: cameras {camera} and {opposite[camera]} are opposite to each "
                                    "other, and their pictures are no mirror images; leave out mirrored")

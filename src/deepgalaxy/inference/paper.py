@@ -17,7 +17,7 @@ from ..training.recipe import TrainConfig, split
 from .calibration import predict_dataset
 from .evaluate import confusion, label_figures, reconstruction
 
-__all__ = ["evaluate_paper"]
+__all__ = ["evaluate_paper", "n_shown"]
 
 
 def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[dict, dict]:
@@ -39,19 +39,8 @@ def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[d
     DatasetError
         If the data set is another than that of the training.
     """
-    training = TrainConfig.parse(weights.metadata["training"], "recipe of the model")
+    training, indices = _held_out(weights, dataset)
     n_cameras, n_snapshots = int(dataset.camera.max()) + 1, int(dataset.snapshot.max()) + 1
-    n_classes = weights.model.config.n_classes
-    if training.split != "random" or not n_classes:
-        raise ConfigError("protocol = paper: needs a model trained with split: random and model: {n_classes: ...}, as "
-                          "recipes/paper.yaml does")
-    trained_on = set(weights.metadata.get("training_encounters", []))  # and those of the weights that it started from
-    same = (set(weights.metadata.get("validation_encounters", [])) == set(dataset.identities)
-            and weights.metadata.get("n_images") == len(dataset))
-    if not same or not trained_on.issuperset(dataset.identities) or n_classes < n_cameras * n_snapshots:
-        raise DatasetError(f"{dataset.path}: is another data set than the one that the model was trained on; give that "
-                           "one, because the split belongs to it")
-    indices = split(training, dataset)[1][1]
     opposite = opposite_views(camera_views(dataset))
     truth = dataset.snapshot[indices] * n_cameras + dataset.camera[indices]
     probability = _answers(weights, dataset, indices, opposite if training.mirrored else None, on_batch)
@@ -69,6 +58,29 @@ def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[d
     return result, {"clean": samples}
 
 
+def n_shown(weights: Weights, dataset: Dataset) -> int:
+    """How many pictures `evaluate_paper` shows the model: those held out, twice if their mirror images count too."""
+    training, indices = _held_out(weights, dataset)
+    return len(indices) * (1 + training.mirrored)
+
+
+def _held_out(weights: Weights, dataset: Dataset) -> tuple[TrainConfig, np.ndarray]:
+    """The recipe of the model, and the images (N,) that its random split held out."""
+    training = TrainConfig.parse(weights.metadata["training"], "recipe of the model")
+    n_classes = weights.model.config.n_classes
+    needed = (int(dataset.camera.max()) + 1) * (int(dataset.snapshot.max()) + 1)
+    if training.split != "random" or not n_classes:
+        raise ConfigError("protocol = paper: needs a model trained with split: random and model: {n_classes: ...}, as "
+                          "recipes/paper.yaml does")
+    trained_on = set(weights.metadata.get("training_encounters", []))  # and those of the weights that it started from
+    same = (set(weights.metadata.get("validation_encounters", [])) == set(dataset.identities)
+            and weights.metadata.get("n_images") == len(dataset))
+    if not same or not trained_on.issuperset(dataset.identities) or n_classes < needed:
+        raise DatasetError(f"{dataset.path}: is another data set than the one that the model was trained on; give that "
+                           "one, because the split belongs to it")
+    return training, split(training, dataset)[1][1]
+
+
 def _answers(weights: Weights, dataset: Dataset, indices: np.ndarray, opposite: np.ndarray | None,
              on_batch) -> dict[str, np.ndarray]:
     """Distributions {label: (N, n_bins)} of one view; with `opposite`, the mean of a picture's and its mirror's."""
@@ -76,8 +88,7 @@ def _answers(weights: Weights, dataset: Dataset, indices: np.ndarray, opposite: 
     shown = []
     for mirrored in (False, True)[:1 if opposite is None else 2]:
         probability, _, _ = predict_dataset(weights.model, dataset, indices, None, told, None, 1,
-                                            on_batch=None if mirrored else on_batch, framing=weights.learnt.framing,
-                                            mirrored=mirrored)
+                                            on_batch=on_batch, framing=weights.learnt.framing, mirrored=mirrored)
         if mirrored:
             classes = probability["time_camera"]
             probability["time_camera"] = classes[:, mirrored_classes(np.arange(classes.shape[1]), opposite)]
@@ -93,10 +104,9 @@ def _shares(right: np.ndarray, near: np.ndarray) -> dict[str, float | None]:
 def _by_mirror_image(dataset: Dataset, indices: np.ndarray, opposite: np.ndarray, right: np.ndarray,
                      near: np.ndarray) -> dict[str, dict]:
     """The same figures of pictures whose mirror image, from the opposite camera, was trained on, and of the others."""
-    held = {(g, t, c) for g, t, c in zip(dataset.group[indices], dataset.snapshot[indices], dataset.camera[indices],
-                                         strict=True)}
-    seen = np.array([opposite[c] >= 0 and (g, t, opposite[c]) not in held
-                     for g, t, c in zip(dataset.group[indices], dataset.snapshot[indices], dataset.camera[indices],
-                                        strict=True)])
+    images = list(zip(dataset.group[indices], dataset.snapshot[indices], dataset.camera[indices], strict=True))
+    held = set(images)
+    seen = np.array([opposite[camera] >= 0 and (group, snapshot, opposite[camera]) not in held
+                     for group, snapshot, camera in images])
     return {name: {"n_images": int(part.sum()), **_shares(right[part], near[part])}
             for name, part in (("mirror_image_trained_on", seen), ("mirror_image_held_out", ~seen))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
-from ..files import shipped
+from ..files import sha256_of, shipped
 from ..image.preprocess import FRAME_PIXELS, FRAMINGS, MARGIN, Framing, stretch, to_canvas, turned_frames
 from ..image.reader import Picture, from_array, read
 from ..labels import FRAME_SIDE, STARLIGHT, TIME, UNDISTURBED
@@ -116,7 +115,7 @@ def load(model: str | Path | None = None, library: str | Path | None = None) -> 
 @cache
 def _shipped_sha256() -> str | None:
     path = shipped("model.safetensors")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return sha256_of(path) if path.is_file() else None
 
 
 def training_of(weights: Weights) -> dict:

@@ -11,7 +11,7 @@ import torch
 
 from ..config import Config
 from ..errors import ConfigError, ModelError
-from ..files import write_whole
+from ..files import sha256_of, write_whole
 from ..labels import HEADS, STAGES
 from .deepgalaxy import DeepGalaxy, ModelConfig
 
@@ -141,7 +141,7 @@ def load_weights(path: str | Path) -> Weights:
         raise ModelError(f"{path}: the weights do not fit the architecture they name, or labels were added or taken "
                          f"away since; train again ({' '.join(str(error).splitlines()[-1].split())})") from None
     model.eval().requires_grad_(False)
-    return Weights(model, name, version, _file_digest(path), metadata)
+    return Weights(model, name, version, sha256_of(path), metadata)
 
 
 def update_metadata(path: str | Path, output: str | Path | None = None, **metadata) -> None:
@@ -210,8 +210,3 @@ def _digest(tensors, header) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
