@@ -51,7 +51,10 @@ def main() -> None:
         path = train(name, epochs * (2 if options.kind == "longer" else 1))
     model, test = load_weights(path).model, open_data(options.test)
     images = some_images(test, None, 1000)
-    print(json.dumps({"kind": options.kind, "seed": options.seed, "images": epochs * 16384,
+    seen = epochs * 16384
+    print(json.dumps({"kind": options.kind, "seed": options.seed,
+                      "images_of_the_fcae_alone": seen if options.kind == "pretrained" else 0,
+                      "images": 2 * seen if options.kind == "longer" else seen,
                       "clean": median_errors(model, test, images),
                       "realism": median_errors(model, test, images, RealismConfig())}), flush=True)
 

@@ -1,4 +1,4 @@
-"""Real pictures that were looked at late: python scripts/other_pictures.py NEBULAE FOLDER
+"""Real pictures out of Stellarium: python scripts/other_pictures.py NEBULAE FOLDER
 
 NEBULAE is the folder nebulae/default of Stellarium 0.22.2 (of Debian, package stellarium-data): photographs by Hubble,
 ESO and amateurs. docs/other_pictures.csv says which show two interacting galaxies, and where. FOLDER is then one for

@@ -10,9 +10,10 @@ import sys as _sys
 __version__ = "0.1.0"
 
 # By itself numba starts as many threads of OpenMP as there are cores, and torch takes as many from then on, whatever
-# it was told: beside other work each of its operations then waits for a turn of the scheduler, forty times as long.
-if "numba" not in _sys.modules and _os.environ.get("OMP_NUM_THREADS", "").isdigit():
-    _os.environ.setdefault("NUMBA_NUM_THREADS", str(max(int(_os.environ["OMP_NUM_THREADS"]), 1)))
+# it was told: on a busy machine each of its operations then waits for a turn of the scheduler, forty times as long.
+_threads = _os.environ.get("OMP_NUM_THREADS", "")
+if "numba" not in _sys.modules and _threads.isdecimal() and int(_threads) > 0:
+    _os.environ.setdefault("NUMBA_NUM_THREADS", _threads)
 
 #: Public name -> module that defines it. Loaded on first use: torch alone takes seconds.
 _PUBLIC = {

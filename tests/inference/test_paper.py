@@ -12,7 +12,7 @@ from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError
 from deepgalaxy.image.preprocess import stretch
 from deepgalaxy.inference.evaluate import evaluate_unseen
-from deepgalaxy.inference.paper import evaluate_paper
+from deepgalaxy.inference.paper import evaluate_paper, n_shown
 from deepgalaxy.models.weights import load_weights
 from deepgalaxy.training.fit import fit
 from deepgalaxy.training.recipe import TrainConfig
@@ -41,7 +41,9 @@ def weights(file):
 
 def test_figures_are_those_counted_by_hand(weights, grid):
     dataset = Dataset(grid)
-    result, samples = evaluate_paper(weights, dataset)
+    done = []
+    result, samples = evaluate_paper(weights, dataset, done.append)
+    assert sum(done) == n_shown(weights, dataset) == result["n_images"]
     held = split_random(len(dataset), (0.75, 0.25), seed=2)[1]
     assert result["n_images"] == len(held) == 20 and result["n_encounters"] == 4
     # Cameras +x -x +y -y: opposite ones are mirror images, so that half of the classes are left.

@@ -303,7 +303,7 @@ def test_matches_are_of_different_encounters_best_first(library):
         assert match.distance == pytest.approx(by_row[row] / np.median(crowding), rel=1e-3)
 
 
-@pytest.mark.parametrize("k", [1, 5, N_ENCOUNTERS, 50])
+@pytest.mark.parametrize("k", [0, 1, 5, N_ENCOUNTERS, 50])
 def test_as_many_matches_as_wanted_or_as_there_are_encounters(library, k):
     matches = library.matches(library.arrays["z"][:1].astype(float), pictures(1), k=k)
     assert len(matches) == min(k, N_ENCOUNTERS) == len({match.encounter for match in matches})
@@ -342,6 +342,7 @@ def test_the_clean_picture_decides_between_what_a_frame_shows_at_once(tmp_path):
     for row in (3, 40):
         clean = library.thumbnail(row)
         matches[row] = library.matches(np.zeros((1, D)), frame, k=1, n_candidates=N, picture_weight=1, clean=clean)[0]
+        assert 0 <= matches[row].thumbnail.min() <= matches[row].thumbnail.max() <= 1
         # It is shown in the brightnesses of the clean picture.
         assert np.abs(np.sort(matches[row].thumbnail, axis=None) - np.sort(clean, axis=None)).mean() < 0.03
     alike = [[np.corrcoef(library.thumbnail(match.row).ravel(), library.thumbnail(row).ravel())[0, 1]

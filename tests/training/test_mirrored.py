@@ -12,7 +12,7 @@ from deepgalaxy.errors import ConfigError, DatasetError
 from deepgalaxy.image.observation import mirror, mirrored_classes
 from deepgalaxy.image.render import RenderConfig
 from deepgalaxy.image.view import View, cube_views, opposite_views
-from deepgalaxy.inference.paper import evaluate_paper
+from deepgalaxy.inference.paper import evaluate_paper, n_shown
 from deepgalaxy.models.weights import load_weights
 from deepgalaxy.simulate.snapshot import Encounter
 from deepgalaxy.training.fit import fit
@@ -97,7 +97,9 @@ def test_answers_to_a_picture_and_to_its_mirror_image_are_the_same(weights, grid
     import h5py
 
     dataset = Dataset(grid)
-    before, samples = evaluate_paper(weights, dataset)
+    done = []
+    before, samples = evaluate_paper(weights, dataset, done.append)
+    assert sum(done) == n_shown(weights, dataset) == 2 * before["n_images"]
     assert before["n_classes"] == 42 and before["n_distinct_classes"] == 21
     parts = [before[name] for name in ("mirror_image_trained_on", "mirror_image_held_out")]
     assert sum(part["n_images"] for part in parts) == before["n_images"] and all(part["n_images"] for part in parts)

@@ -18,7 +18,7 @@ from ..search.index import LatentIndex
 from .calibration import light_of, predict_dataset
 from .honesty import auroc, rank_test, rank_test_of_all, tarp
 from .posterior import N_VIEWS, at_ranks, coverage_level, distributions, levels_together, n_turns, quantile, views_of
-from .predictor import look_alikes
+from .predictor import look_alikes, without_sky
 from .robustness import robustness
 from .story import UNFAMILIAR
 
@@ -308,6 +308,8 @@ def _shown_first(weights, library, dataset, indices, realism, temperatures, n_vi
         views = torch.cat(views_of(seen.turned, len(encodings)), dim=1).numpy()
         for k, time in enumerate(dataset.labels["time"][index]):
             maps = torch.stack([encoding.maps[k] for encoding in encodings])
-            [best] = look_alikes(library, weights, maps, views[k], {name: values[k] for name, values in p.items()}, 1)
+            clean = without_sky(weights, maps[:1], views.shape[2:])
+            [best] = look_alikes(library, weights, maps, views[k], clean,
+                                 {name: values[k] for name, values in p.items()}, 1)
             dt.append(abs(best.time_myr - time))
     return dt

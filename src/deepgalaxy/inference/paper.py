@@ -59,7 +59,13 @@ def evaluate_paper(weights: Weights, dataset: Dataset, on_batch=None) -> tuple[d
 
 
 def n_shown(weights: Weights, dataset: Dataset) -> int:
-    """How many pictures `evaluate_paper` shows the model: those held out, twice if their mirror images count too."""
+    """How many pictures `evaluate_paper` shows the model: those held out, twice if their mirror images count too.
+
+    Raises
+    ------
+    ConfigError, DatasetError
+        As `evaluate_paper`.
+    """
     training, indices = _held_out(weights, dataset)
     return len(indices) * (1 + training.mirrored)
 

@@ -36,7 +36,8 @@ from .posterior import (
 )
 from .story import QUANTILES, UNFAMILIAR, Match, Story
 
-__all__ = ["Predictor", "Scale", "load", "look_alikes", "n_encounters", "shipped", "training_of"]
+__all__ = ["Predictor", "Scale", "load", "look_alikes", "n_encounters", "shipped", "training_of",
+           "without_sky"]
 
 #: Sides of the frames seen in training, kpc; outside, the scale is not to be believed.
 _FRAME_KPC = (25.0, 450.0)
@@ -217,7 +218,7 @@ class Predictor:
                                     correlation=self._correlation, never_told=self.learnt.never_told)
             if kpc is not None:
                 samples["kpc_per_pixel"][:] = kpc
-            reconstruction = model.reconstruct(maps[:1], frame.shape[2:])
+            clean = without_sky(self.weights, maps[:1], frame.shape[2:])
             features = model.unscaled_features(maps).numpy()
         flags = picture.flags + _scale_flags(kpc, redshift, mass)
         usual = "{} of the simulations" if self._training["shipped"] else "usual {}"
@@ -235,8 +236,8 @@ class Predictor:
         matches, familiarity = [], float("nan")
         if self.library is not None:
             views = np.stack([v[0, 0].numpy() for v in views_of(turned, len(maps))])
-            matches = look_alikes(self.library, self.weights, maps, views, {k: p[0] for k, p in probability.items()},
-                                  n_matches, **(ranking or {}))
+            matches = look_alikes(self.library, self.weights, maps, views, clean,
+                                  {k: p[0] for k, p in probability.items()}, n_matches, **(ranking or {}))
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
@@ -245,7 +246,7 @@ class Predictor:
             matches=matches, clock=clock, training=self._training, kpc_per_pixel_estimate=estimate,
             distributions=curves, samples=samples, z=encodings[0].mu[0].numpy(), display=picture.display,
             frame_box=_frame_box(framing, canvas, canvas_pixel, picture), frame=frame[0, 0].numpy(),
-            reconstruction=reconstruction[0, 0].numpy().clip(0, 1) if self.learnt.images else None)
+            reconstruction=clean)
         return story
 
     def _odd_scale(self, maps: torch.Tensor, side_kpc: float, side_pixels: float) -> list[str]:
@@ -328,17 +329,23 @@ class Predictor:
 
 
 @torch.inference_mode()
-def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: np.ndarray,
+def without_sky(weights: Weights, maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray | None:
+    """A picture without sky and stars (n, n), 0..1, from its maps (1, C, h, w); None if the decoder has not learnt."""
+    return weights.model.reconstruct(maps, size)[0, 0].numpy().clip(0, 1) if weights.learnt.images else None
+
+
+@torch.inference_mode()
+def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: np.ndarray, clean: np.ndarray | None,
                 probability: dict[str, np.ndarray], k: int, **ranking) -> list[Match]:
     """The k best matches of one picture, by what its model has learnt; arguments as of `Library.matches`.
 
     maps : (V, C, h, w) of the picture and its mirror images.
+    clean : (n, n) the picture `without_sky`.
     probability : {label: (n_bins,)} of the picture.
     """
     learnt, z = weights.learnt, weights.model.vae.encode(maps)[0].numpy()
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
-    clean = weights.model.reconstruct(maps[:1], views.shape[1:])[0, 0].numpy() if learnt.images else None
     return library.matches(z, views, k, implausibility=library.implausibility(trained), clean=clean, **ranking)
 
 

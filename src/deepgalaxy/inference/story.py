@@ -24,7 +24,7 @@ class Match:
     size_ratio: float
     view: float  #: angle of the orbital plane to the sky, degrees
     distance: float  #: in the latent space, in units of the library's median distance to the ten nearest
-    #: (P, P) float32 0..1, y upwards, turned and stretched as the query
+    #: (P, P) float32 0..1, y upwards, turned as the query is, and as bright as that is without sky
     thumbnail: np.ndarray = field(repr=False, default=None)
     row: int = field(repr=False, default=-1)  #: of the library
 
@@ -43,9 +43,9 @@ class Twin:
     #: (T, N, 3) float32, kpc from the middle of the frame: to its right, upwards, and towards the observer.
     positions: np.ndarray = field(repr=False)
     galaxy: np.ndarray = field(repr=False)  #: (N,) int8, 0 primary, 1 secondary, in this order
-    at: int  #: the snapshot that is the look-alike
+    at: int  #: the snapshot that fits the picture best, within 30 Myr of the look-alike
     side: float  #: of the frame, kpc
-    agreement: float  #: correlation of its picture, laid on the frame, with the frame, at best 1
+    agreement: float  #: correlation of its picture with the frame, with sky and without, in the mean; at best 1
 
 
 @dataclass

@@ -24,7 +24,7 @@ __all__ = ["simulate_twin"]
 
 #: Stars and snapshots that are kept to be shown, and Myr between those of the run.
 _N_STARS, _N_SNAPSHOTS, _INTERVAL = 3000, 60, 10.0
-#: Myr before the first pericentre, and after the time of the picture, that are shown.
+#: Myr before the first pericentre, and after the time of the look-alike, that are shown.
 _BEFORE, _AFTER = 150.0, 150.0
 #: Myr, on the clock of the encounter, that a look-alike may be from its first pericentre.
 _TIMES = (-1000.0, 3000.0)
@@ -113,6 +113,7 @@ def _as_in_the_picture(encounter: Encounter, at: int, direction: np.ndarray, fra
     observer, of determinant +1; the point (3,) in its middle, kpc; its side, kpc; and the correlation of both pictures.
 
     at, direction : where the look-alike is; around it the best is looked for.
+    frame, clean : (n, n) the picture, 0..1, and the same without sky and stars, if a decoder knows it.
     """
     targets = [tidy(frame)]
     if clean is not None and shows(clean, targets[0]):
@@ -145,7 +146,7 @@ class _Laid:
     field: float  #: its side, kpc
     framing: Framing
     mirror: int
-    agreement: float  #: correlation with the picture
+    agreement: float  #: correlation with the picture, the mean of with and without sky
 
     def axes(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Rows (3, 3): right, up and towards the observer; the middle (3,) of the frame and its side, kpc.
@@ -165,6 +166,7 @@ def _lay(encounter: Encounter, at: int, direction: np.ndarray, smoothing: np.nda
          near: _Laid | None) -> _Laid:
     """Photograph a snapshot, framed by its content, and mirror, turn and zoom it as it lies best on a picture.
 
+    at, direction : the snapshot, and the way (3,) to the observer.
     smoothing : (N,) of the snapshot's stars, kpc.
     targets : (Q, n, n) the picture, standardised, with and without sky.
     near : the like, seen from nearly the same direction: then it lies nearly as that does.
@@ -194,7 +196,7 @@ def _lay(encounter: Encounter, at: int, direction: np.ndarray, smoothing: np.nda
 
 
 def _tilted(direction: np.ndarray, degrees: float) -> list[np.ndarray]:
-    """A direction and eight around it."""
+    """A direction (3,) and eight around it, on a square whose sides are so many degrees from its middle."""
     right, up, towards = View(tuple(direction)).rotation
     step = np.tan(np.radians(degrees))
     around = [towards + step * (i * right + j * up) for i, j in itertools.product((-1, 0, 1), repeat=2)]

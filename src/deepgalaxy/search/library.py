@@ -332,7 +332,7 @@ class Library:
     def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
                 picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
                 posterior_weight: float = 0.1, clean: np.ndarray | None = None) -> list[Match]:
-        """The k best look-alikes, from k different encounters, turned and stretched as the query is.
+        """The k best look-alikes, from k different encounters, turned as the query is and as bright as that.
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
         whole library. They are ranked by their latent distance, relative to how crowded the library is around them,
@@ -343,10 +343,10 @@ class Library:
         ----------
         z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`, V up to 4; of
             no known scale: looks have none, and what is said of it is in the answers.
-        frames : (V, n, n) the images themselves, 0..1.
-        clean : (n, n) the first of them as the decoder sees it, without sky and stars. What is faint shows in frames
-            alone, what lies in the glare of a deep picture here: pictures have to agree with both. A decoder that has
-            hardly learnt, and shows something else, is not asked.
+        frames : (V, n, n) the images themselves, stretched.
+        clean : (n, n) 0..1, the first of them as the decoder sees it, without sky and stars. What is faint shows in
+            frames alone, what lies in the glare of a deep picture here: pictures have to agree with both. A decoder
+            that has hardly learnt, and shows something else, is not asked.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         implausibility : (N,) see there; counts with `posterior_weight`.
         """
@@ -371,7 +371,8 @@ class Library:
             if key not in best or entry < best[key]:
                 best[key] = entry
         ranked = [n for _, n in sorted(best.values())[:k]]
-        # They are shown in the brightnesses of the image without sky, if it has any.
+        # They are shown in the brightnesses of the image, without sky if that is known, and if it has any; made as
+        # bright as that, faint parts would show what compression left of them.
         light = queries[0][0] if len(queries) == 1 else small(clean)
         brightnesses = np.sort(light, axis=None) if light.any() else disc_contrast(lit_share(light))
         _, shown = align(queries[0][0], at_contrast(smooth_faint(pictures[ranked]), brightnesses))

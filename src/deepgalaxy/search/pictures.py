@@ -52,7 +52,8 @@ def tidy(frames: np.ndarray) -> np.ndarray:
 def shows(clean: np.ndarray, picture: np.ndarray) -> bool:
     """Does a decoder's picture (n, n) show what a tidy picture does? One that has hardly learnt does not."""
     seen = tidy(clean)
-    return bool(seen.any() and picture.any() and np.corrcoef(seen.ravel(), picture.ravel())[0, 1] > _SHOWN)
+    return bool(np.ptp(seen) > 0 and np.ptp(picture) > 0
+                and np.corrcoef(seen.ravel(), picture.ravel())[0, 1] > _SHOWN)
 
 
 def lit_share(picture: np.ndarray) -> float:

@@ -35,7 +35,7 @@ def note_beginning(config: TrainConfig, dataset) -> None:
 
 
 def recipe_of(output: Path) -> TrainConfig | None:
-    """The recipe that a training in this output was begun with, if there is one."""
+    """The recipe that a training in this output was begun with, if there is one; a ConfigError if it is damaged."""
     path = output / "recipe.json"
     return TrainConfig.from_json(path.read_text(), str(path)) if path.is_file() else None
 

@@ -71,7 +71,13 @@ class TrainConfig(Config):
 
 
 def read_recipe(path: str | Path) -> TrainConfig:
-    """A recipe from YAML; relative paths in it are taken from its folder, ~ is the home."""
+    """A recipe from YAML; relative paths in it are taken from its folder, ~ is the home.
+
+    Raises
+    ------
+    ConfigError
+        Naming what of it is wrong.
+    """
     def beside(name):
         return name and os.path.normpath(Path(path).parent / os.path.expanduser(name))
 

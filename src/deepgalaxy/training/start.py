@@ -66,6 +66,7 @@ def begin_with(module, start: Weights, config: TrainConfig, trained_on: set, hel
 
     Parameters
     ----------
+    module : TrainingModule, as it is before the first step.
     trained_on, held_out : identities of encounters, of this training.
     n_images : of its data.
     fresh : there is no checkpoint, which would take their place.
