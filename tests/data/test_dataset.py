@@ -538,6 +538,13 @@ def test_values_that_are_not_allowed_are_found(dummy, name, change):
     assert len(check_dataset(dummy)) == 1
 
 
+def test_an_image_that_shows_nothing_is_found(dummy):
+    with h5py.File(dummy, "r+") as f:
+        f["encounter_0001/images_camera_01"][2] = 0
+    assert check_dataset(dummy) == [f"{dummy}: group encounter_0001: 'images_camera_01', snapshot 2: shows nothing, "
+                                    "all of its pixels are equal; leave it out"]
+
+
 @pytest.mark.parametrize("name", ["t_myr", "pixel_scale"])
 def test_infinite_times_and_scales_are_refused_by_name_and_unknown_ones_are_not(dummy, name):
     with h5py.File(dummy, "r+") as f:

@@ -344,8 +344,11 @@ def check_group(group: h5py.Group, published: bool, source: str, report: Callabl
         for i in range(n):
             with guard(f"{where}, snapshot {i}"):
                 image = images[i]
-            if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= top):
+            low, high = image.min(), image.max()
+            if not (low >= 0 and high <= top):  # of NaN too
                 report(f"{where}, snapshot {i}: values must be in [0, {top}]")
+            elif low == high:
+                report(f"{where}, snapshot {i}: shows nothing, all of its pixels are equal; leave it out")
         _check_table(group, f"t_myr_camera_{camera:02d}", (n,), source, report)
         if not published:
             scale = _check_table(group, f"pixel_scale_camera_{camera:02d}", (n,), source, report)
