@@ -68,8 +68,8 @@ expect something between. Scales are from Stellarium's positions on the sky and 
 What is published of them, as far as it was found: Privon et al. (2013), ApJ 771, 120, made self-consistent models of
 four, from gas velocities too, of equal galaxies: NGC 5257/5258, the Mice, the Antennae and NGC 2623 are seen 175 to 260
 Myr after their first passage. Our 90 % intervals overlap that range in all four, which is a weak test without the time
-of each: of NGC 2623, about 200 Myr (Cortijo-Ferrero et al. 2017, arXiv 1706.01896), ours ends at 195. An equal mass lies
-in that of NGC 5257/5258 alone.
+of each: of NGC 2623, about 200 Myr (Cortijo-Ferrero et al. 2017, arXiv 1706.01896), ours ends at 195. An equal mass
+lies in that of NGC 5257/5258 alone.
 NGC 4490/4485 is a pair of 8 to 1 (Pearson et al. 2018, MNRAS 480, 3069), the lighter of NGC 7714/7715 has a third of
 the mass (Smith and Wallin 1992, ApJ 393, 544): both lie in our 90 % intervals.
 
