@@ -14,7 +14,7 @@ from ..image.preprocess import Framing, cut_frames, find_frames, stretch
 from ..image.render import field_of_view_by_content, render, smoothing_lengths
 from ..image.view import View
 from ..search.library import Library
-from ..search.pictures import PICTURE_PIXELS, flipped, shows, tidy
+from ..search.pictures import PICTURE_PIXELS, flipped, tidy, with_and_without_sky
 from ..simulate.encounter import EncounterConfig, Resolution, simulate
 from ..simulate.snapshot import Encounter
 from ..units import REFERENCE_STARS
@@ -115,10 +115,7 @@ def _as_in_the_picture(encounter: Encounter, at: int, direction: np.ndarray, fra
     at, direction : where the look-alike is; around it the best is looked for.
     frame, clean : (n, n) the picture, 0..1, and the same without sky and stars, if a decoder knows it.
     """
-    targets = [tidy(frame)]
-    if clean is not None and shows(clean, targets[0]):
-        targets.append(tidy(clean))
-    targets = np.stack([_standardised(target) for target in targets])
+    targets = _standardised(with_and_without_sky(frame, clean))
     lengths: dict[int, np.ndarray] = {}
 
     def lay(at: int, direction: np.ndarray, near: _Laid | None = None) -> _Laid:

@@ -27,11 +27,11 @@ from .pictures import (
     disc_contrast,
     flipped,
     lit_share,
-    shows,
     small,
     smooth_faint,
     structure_agreement,
     tidy,
+    with_and_without_sky,
 )
 
 __all__ = ["Library", "encode_thumbnail", "rewrite_library", "write_library"]
@@ -343,7 +343,7 @@ class Library:
         ----------
         z : (V, D) latent means of an image and its mirror images, in the order of `posterior.views_of`, V up to 4; of
             no known scale: looks have none, and what is said of it is in the answers.
-        frames : (V, n, n) the images themselves, stretched.
+        frames : (V, n, n) the images themselves, stretched: the first, and mirrored as `flipped` does.
         clean : (n, n) 0..1, the first of them as the decoder sees it, without sky and stars. What is faint shows in
             frames alone, what lies in the glare of a deep picture here: pictures have to agree with both. A decoder
             that has hardly learnt, and shows something else, is not asked.
@@ -351,9 +351,8 @@ class Library:
         implausibility : (N,) see there; counts with `posterior_weight`.
         """
         unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
-        queries = [tidy(frames)]
-        if clean is not None and shows(clean, queries[0][0]):
-            queries.append(np.stack([flipped(tidy(clean), view) for view in range(len(frames))]))
+        seen = with_and_without_sky(frames[0], clean)
+        queries = [np.stack([flipped(one, view) for view in range(len(frames))]) for one in seen]
         agreement = sum(self._basis.project(query) @ self._pictures.T for query in queries) / len(queries)  # (views, N)
         distance = self.index.distances(z)
         reach = float(np.median(np.sort(distance, axis=1)[:, :10]))
@@ -363,7 +362,7 @@ class Library:
         pictures = np.stack([flipped(self.thumbnail(row), view) for view, row in pool])
         # Mirrored back, all are laid on the image itself, at one contrast, as much of them lit as of the image.
         tidied = tidy(pictures)
-        alike = sum(_alike(query[0], tidied) for query in queries) / len(queries)
+        alike = sum(_alike(one, tidied) for one in seen) / len(seen)
         best: dict[int, tuple] = {}
         for n, ((view, row), one) in enumerate(zip(pool, alike, strict=True)):
             entry = (_score(relative[view, row], one, picture_weight) + unlikely[row], n)
@@ -373,9 +372,9 @@ class Library:
         ranked = [n for _, n in sorted(best.values())[:k]]
         # They are shown in the brightnesses of the image, without sky if that is known, and if it has any; made as
         # bright as that, faint parts would show what compression left of them.
-        light = queries[0][0] if len(queries) == 1 else small(clean)
+        light = seen[0] if len(seen) == 1 else small(clean)
         brightnesses = np.sort(light, axis=None) if light.any() else disc_contrast(lit_share(light))
-        _, shown = align(queries[0][0], at_contrast(smooth_faint(pictures[ranked]), brightnesses))
+        _, shown = align(seen[0], at_contrast(smooth_faint(pictures[ranked]), brightnesses))
         typical = max(float(np.median(self._local)), 1e-6)
         return [self._match(row, float(distance[view, row]) / typical, picture)
                 for (view, row), picture in zip((pool[n] for n in ranked), shown, strict=True)]

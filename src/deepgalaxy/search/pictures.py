@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from ..image.preprocess import opened
 
-__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share", "shows",
-           "small", "smooth_faint", "structure_agreement", "tidy"]
+__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share", "small",
+           "smooth_faint", "structure_agreement", "tidy", "with_and_without_sky"]
 
 PICTURE_PIXELS = 64
 
@@ -49,11 +49,14 @@ def tidy(frames: np.ndarray) -> np.ndarray:
     return ((x - _SKY) / (1 - _SKY)).clamp(0, 1).reshape(pictures.shape).numpy()
 
 
-def shows(clean: np.ndarray, picture: np.ndarray) -> bool:
-    """Does a decoder's picture (n, n) show what a tidy picture does? One that has hardly learnt does not."""
-    seen = tidy(clean)
-    return bool(np.ptp(seen) > 0 and np.ptp(picture) > 0
-                and np.corrcoef(seen.ravel(), picture.ravel())[0, 1] > _SHOWN)
+def with_and_without_sky(frame: np.ndarray, clean: np.ndarray | None) -> np.ndarray:
+    """What pictures are compared with: (2, n, n) tidy, the frame and the decoder's picture of it.
+
+    The frame alone, (1, n, n), where there is no decoder, or one that has hardly learnt and shows something else.
+    """
+    both = tidy(np.stack([small(frame), small(frame if clean is None else clean)]))
+    varied = clean is not None and (np.ptp(both, axis=(1, 2)) > 0).all()
+    return both if varied and np.corrcoef(both.reshape(2, -1))[0, 1] > _SHOWN else both[:1]
 
 
 def lit_share(picture: np.ndarray) -> float:
