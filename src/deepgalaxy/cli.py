@@ -410,14 +410,17 @@ def _evaluate_real(predictor, data, n_images):
 
 
 @app.command(epilog="Example: deepgalaxy index --model out/model.safetensors --data suite.h5 -o out/")
-def index(model: Annotated[Path, typer.Option("--model")],
-          data: Annotated[list[Path], typer.Option("--data", help="a data set; several are taken as one")],
+def index(data: Annotated[list[Path], typer.Option("--data", help="a data set; several are taken as one")],
           output: Annotated[Path, typer.Option("-o", "--output", help="folder of the library")],
+          model: ModelOption = None,
           n_images: Annotated[int, typer.Option("--images", min=1, help="at most so many")] = 36000,
           no_calibration: Annotated[bool, typer.Option("--no-calibration", help="keep the model's temperatures")]
           = False,
           references: Annotated[Path | None, typer.Option("--references", help="a library of this model whose images "
-                                                          "are kept; the data set calibrates only")] = None,
+                                                          "are kept; the data set calibrates only, but for --add")]
+          = None,
+          add: Annotated[bool, typer.Option("--add", help="images of the data set come beside those of --references, "
+                                            "without it of the shipped library; error bars stay")] = False,
           json_file: JsonOption = None) -> None:
     """Calibrate the model on its held-out encounters, and make its library of reference images.
 
@@ -427,7 +430,8 @@ def index(model: Annotated[Path, typer.Option("--model")],
     """
     from .search.build import make_library
 
-    _write_json(json_file, make_library(model, data, output, references, n_images, not no_calibration, say, progress))
+    _write_json(json_file, make_library(model, data, output, references, n_images, not no_calibration, say, progress,
+                                       add))
 
 
 @app.command(epilog="Example: deepgalaxy demo -o out/")

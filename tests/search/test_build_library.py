@@ -4,11 +4,12 @@ import os
 import shutil
 
 import h5py
+import numpy as np
 import pytest
 
 from deepgalaxy import cli
 from deepgalaxy.data.writer import write_dummy_dataset
-from deepgalaxy.errors import DatasetError
+from deepgalaxy.errors import DatasetError, LibraryError
 from deepgalaxy.inference.predictor import load
 from deepgalaxy.search.build import build_library, calibrate
 from deepgalaxy.search.library import Library
@@ -57,3 +58,38 @@ def test_a_library_is_made_of_files_whose_names_are_no_text(tiny_model, tiny_dat
     library = Library(tmp_path)
     names = {name.rpartition(":")[0] for name in library.encounters}
     assert names == {"tiny", r"caf\udce9\nbar"} and len(library.encounters) == 8
+
+
+def test_images_come_beside_those_of_a_library(tiny_model, tiny_dataset, other_dataset, predictor, tmp_path):
+    """As if it had been made of both, but for what is usual and the metrics, which stay as they were learnt."""
+    weights = tiny_model / "model.safetensors"
+    cli.index(model=weights, data=[other_dataset], output=tmp_path / "more", references=tiny_model, add=True)
+    before, more = Library(tiny_model), Library(tmp_path / "more")
+    alone = build_library(weights, other_dataset, tmp_path / "alone.h5")
+    other = Library(tmp_path / "alone.h5")
+    assert len(more) == len(before) + alone == len(before) + len(other)
+    assert more.encounters == before.encounters + other.encounters
+    assert not (tmp_path / "more" / "model.safetensors").exists()
+    for name in ("z", "z_told", "time", "mass_ratio", "size_ratio", "view_inclination", "snapshot", "camera"):
+        np.testing.assert_array_equal(more.arrays[name], np.concatenate([before.arrays[name], other.arrays[name]]))
+    for name in ("metric", "metric_told", "usual_features", "feature_metric", "unseen_distances", "picture_basis"):
+        np.testing.assert_array_equal(more.arrays[name], before.arrays[name])
+    for row in (0, len(other) - 1):
+        np.testing.assert_array_equal(more.thumbnail(len(before) + row), other.thumbnail(row))
+    # A picture of its own is found first in it, at distance 0.
+    np.testing.assert_array_equal(more.index.search(other.arrays["z"][:3], 1)[1][:, 0], len(before) + np.arange(3))
+
+
+def test_an_encounter_that_is_there_already_stays_one(tiny_model, tiny_dataset, tmp_path):
+    weights = tiny_model / "model.safetensors"
+    for n in (1, 2):
+        cli.index(model=weights, data=[tiny_dataset], output=tmp_path, references=tiny_model if n == 1 else tmp_path,
+                  add=True, n_images=10)
+        assert len(Library(tmp_path)) == len(Library(tiny_model)) + 10 * n
+        assert Library(tmp_path).encounters == Library(tiny_model).encounters
+
+
+def test_images_beside_those_of_another_model_are_refused(tiny_model, other_dataset, tmp_path):
+    with pytest.raises(LibraryError, match="was made with another model"):
+        cli.index(model=tiny_model / "model.safetensors", data=[other_dataset], output=tmp_path, add=True)
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import torch
 from ..data.joined import JoinedDataset, open_data
 from ..data.reader import Dataset
 from ..errors import ConfigError, DatasetError, DeepGalaxyWarning, LibraryError
+from ..files import shipped
 from ..image.observation import image_seeds, observe_frames
 from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
@@ -22,13 +23,14 @@ from ..inference.posterior import N_VIEWS
 from ..models.weights import Weights, load_weights, update_metadata
 from ..training.recipe import TrainConfig, split
 from .index import LatentIndex
-from .library import Library, encode_thumbnail, rewrite_library, write_library
+from .library import Library, encode_thumbnail, extend_library, rewrite_library, write_library
 
-__all__ = ["make_library", "calibrate", "build_library", "keep_library", "library_images", "not_trained_on"]
+__all__ = ["make_library", "calibrate", "build_library", "extend", "keep_library", "library_images", "not_trained_on"]
 
 
-def make_library(model: Path, data, output: Path, references: Path | None, n_images: int, calibrated: bool,
-                 say: Callable[[str], None], progress: Callable[[str, int], AbstractContextManager]) -> dict:
+def make_library(model: Path | None, data, output: Path, references: Path | None, n_images: int, calibrated: bool,
+                 say: Callable[[str], None], progress: Callable[[str, int], AbstractContextManager],
+                 add: bool = False) -> dict:
     """Calibrate weights and make the library that belongs to them, both in one folder, which may be the model's own.
 
     It may be stopped anywhere, and started again: the weights take their place after the library, so that until then
@@ -36,9 +38,12 @@ def make_library(model: Path, data, output: Path, references: Path | None, n_ima
 
     Parameters
     ----------
+    model : weights; without it, the shipped ones.
     references : a library of this model, whose images are kept.
     n_images : of a new library, at most.
     calibrated : whether to calibrate the model.
+    add : n_images of the data set at most come beside those of the references, without any of the shipped library, and
+        the model is not calibrated.
 
     Returns
     -------
@@ -51,6 +56,9 @@ def make_library(model: Path, data, output: Path, references: Path | None, n_ima
     ConfigError
         If the folder cannot be written.
     """
+    model = model or shipped("model.safetensors")
+    if add:
+        calibrated, references = False, references or shipped("library.h5")
     kept = None if references is None else Library(references)
     library, weights = output / "library.h5", output / "model.safetensors"
     ready = output / ".model.safetensors.calibrated"
@@ -69,11 +77,12 @@ def make_library(model: Path, data, output: Path, references: Path | None, n_ima
         temperatures = calibrate(model, data, output=ready)
         model = ready
         say("temperatures: " + ", ".join(f"{k} {v:.2f}" for k, v in temperatures.items() if v))
-    if kept is not None:
+    if kept is not None and not add:
         n = keep_library(model, kept, data, library)
     else:
         with progress("index", min(n_images, len(library_images(open_data(data))))) as advance:
-            n = build_library(model, data, library, n_images, advance)
+            n = (extend(model, kept, data, library, n_images, advance) if add else
+                 build_library(model, data, library, n_images, advance))
     if calibrated:
         os.replace(ready, weights)
         model = weights
@@ -161,6 +170,42 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
         If none of its images may be in a library.
     """
     weights, dataset = load_weights(model), open_data(data)
+    new = _new_images(weights, dataset, n_images, on_batch)
+    z, z_told = new["z"], new["z_told"]
+    held = _spread(_new(weights, dataset), 1024)
+    if not len(held):
+        warnings.warn(f"{dataset.path}: the model was trained on all of its encounters: the library cannot say how "
+                      "familiar a picture is; calibrate it on others (--references)", DeepGalaxyWarning, stacklevel=2)
+    realism = _realism_of(weights)
+    observed = _encodings(weights, dataset, held, realism)
+    metric, metric_told = _metrics(weights, dataset, held, z, z_told, observed, realism)
+    # Single galaxies and chance pairs count as familiar.
+    usual = _encodings(weights, dataset, _spread(np.arange(len(dataset)), 3072), realism).features
+    write_library(path, **new, usual_features=usual, unseen_features=observed.features, model_sha256=weights.sha256,
+                  config=dataset.config, metric=metric, metric_told=metric_told)
+    return len(z)
+
+
+@torch.inference_mode()
+def extend(model: str | Path, library: Library, data, path: str | Path, n_images: int,
+           on_batch: Callable[[int], None] | None = None) -> int:
+    """Write the library anew with images of the data set, spread evenly, beside its own; returns how many it holds.
+
+    What is usual, and what observation does to z, stay as they were learnt when the library was made.
+
+    Raises
+    ------
+    DatasetError
+        If none of its images may be in a library.
+    """
+    new = _new_images(load_weights(model), open_data(data), n_images, on_batch)
+    extend_library(library, path, **new)
+    return len(library) + len(new["z"])
+
+
+def _new_images(weights: Weights, dataset: Dataset | JoinedDataset, n_images: int,
+                on_batch: Callable[[int], None] | None) -> dict:
+    """What `write_library` is told of images of a data set, spread evenly, and of their encounters."""
     chosen = _spread(library_images(dataset), n_images)
     if not len(chosen):
         raise DatasetError(f"{dataset.path}: holds no image of an encounter whose light follows mass, and a library is "
@@ -178,24 +223,11 @@ def build_library(model: str | Path, data, path: str | Path, n_images: int = 360
         thumbnails += [encode_thumbnail(frame) for frame in seen.frames[:, 0].numpy()]
         if on_batch:
             on_batch(len(index))
-    z = np.concatenate(z)
-    z_told = np.concatenate(z_told) if z_told else None
-    held = _spread(_new(weights, dataset), 1024)
-    if not len(held):
-        warnings.warn(f"{dataset.path}: the model was trained on all of its encounters: the library cannot say how "
-                      "familiar a picture is; calibrate it on others (--references)", DeepGalaxyWarning, stacklevel=2)
-    realism = _realism_of(weights)
-    observed = _encodings(weights, dataset, held, realism)
-    metric, metric_told = _metrics(weights, dataset, held, z, z_told, observed, realism)
-    # Single galaxies and chance pairs count as familiar.
-    usual = _encodings(weights, dataset, _spread(np.arange(len(dataset)), 3072), realism).features
-    write_library(path, z=z, labels={k: v[chosen] for k, v in dataset.labels.items()},
-                  encounters=dataset.groups, encounter=dataset.group[chosen], snapshot=dataset.snapshot[chosen],
-                  camera=dataset.camera[chosen], thumbnails=thumbnails, usual_features=usual,
-                  unseen_features=observed.features, model_sha256=weights.sha256, config=dataset.config, metric=metric,
-                  z_told=z_told, metric_told=metric_told, view=dataset.view[chosen],
-                  configs=[row.get("config") for row in dataset.attributes])
-    return len(chosen)
+    return {"z": np.concatenate(z), "z_told": np.concatenate(z_told) if z_told else None, "thumbnails": thumbnails,
+            "labels": {k: v[chosen] for k, v in dataset.labels.items()},
+            "encounters": dataset.groups, "encounter": dataset.group[chosen], "snapshot": dataset.snapshot[chosen],
+            "camera": dataset.camera[chosen], "view": dataset.view[chosen],
+            "configs": [row.get("config") for row in dataset.attributes]}
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import io
 import json
 import zlib
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from .pictures import (
     with_and_without_sky,
 )
 
-__all__ = ["Library", "encode_thumbnail", "rewrite_library", "write_library"]
+__all__ = ["Library", "encode_thumbnail", "extend_library", "rewrite_library", "write_library"]
 
 FORMAT, FORMAT_VERSION = "deepgalaxy-library", 4  # 4: pictures are compared at one contrast
 _LABELS = ("time", "mass_ratio", "size_ratio", "view_inclination")
@@ -109,9 +110,42 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     if z_told is not None:
         arrays |= dict(zip(_TOLD, _with_metric(z_told, metric_told), strict=True))
     if view is not None and any(configs):
-        packed = zlib.compress("\n".join(_one_line_of_json(config) for config in configs).encode(), 9)
-        arrays |= {"view": np.asarray(view, np.float16), "configs": np.frombuffer(packed, np.uint8)}
+        arrays |= {"view": np.asarray(view, np.float16), "configs": _packed(map(_one_line_of_json, configs))}
     _write(path, arrays, encounters, model_sha256, config)
+
+
+def extend_library(library: Library, path: str | Path, *, z, labels: dict, encounters: list[str], encounter, snapshot,
+                   camera, thumbnails: list[bytes], configs: list[str | None] = (), view=None, z_told=None) -> None:
+    """Write a library anew with further images of the same weights beside its own; parameters as in `write_library`.
+
+    An encounter of the same name and configuration is the same one: only one of its images is shown beside others.
+    """
+    old, n = library.arrays, len(z)
+    known = list(zip(library.encounters, library.configs, strict=True))
+    number = []
+    for one in zip(encounters, map(_one_line_of_json, configs or [None] * len(encounters)), strict=True):
+        if one not in known:
+            known.append(one)
+        number.append(known.index(one))
+    pictures = PictureBasis(old["picture_basis"]).project(np.stack([tidy(_decode(data)) for data in thumbnails]))
+    new = {"z": z, "encounter": np.array(number)[encounter], "snapshot": snapshot, "camera": camera,
+           "pictures": pictures, "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
+           "thumbnail_offsets": len(old["thumbnails"]) + np.cumsum([len(data) for data in thumbnails]),
+           **{name: labels[name] for name in _LABELS}}
+    if z_told is not None:
+        new["z_told"] = z_told
+    arrays = {**old, **{name: np.concatenate([old[name], np.asarray(values).astype(old[name].dtype)])
+                        for name, values in new.items()}}
+    arrays["local_distance"] = _local_distances(arrays["z"], arrays["metric"])
+    if any(config for _, config in known):
+        views = [np.full((m, 3), np.nan) if seen is None else np.asarray(seen)
+                 for m, seen in ((len(library), old.get("view")), (n, view))]
+        arrays |= {"view": np.concatenate(views).astype(np.float16), "configs": _packed(c for _, c in known)}
+    _write(Path(path), arrays, [name for name, _ in known], library.model_sha256, library.config)
+
+
+def _packed(lines) -> np.ndarray:
+    return np.frombuffer(zlib.compress("\n".join(lines).encode(), 9), np.uint8)
 
 
 def _one_line_of_json(config) -> str:
@@ -235,7 +269,6 @@ class Library:
         self.told_index = LatentIndex(arrays["z_told"], arrays["metric_told"]) if "z_told" in arrays else self.index
         self._basis = PictureBasis(arrays["picture_basis"])
         self._pictures = arrays["pictures"].astype(np.float32)
-        self._configs: list[str] | None = None  # unpacked when first asked for
 
     def _read(self, path: Path) -> dict[str, np.ndarray]:
         again = "make it again with 'deepgalaxy index'"
@@ -256,6 +289,18 @@ class Library:
     def __len__(self):
         return len(self.encounter)
 
+    @cached_property
+    def configs(self) -> list[str]:
+        """JSON of the `EncounterConfig` of each encounter, empty where it is not known."""
+        lines = []
+        if all(name in self.arrays for name in _ORIGIN):
+            try:
+                packed, most = self.arrays["configs"].tobytes(), _MAX_CONFIG * len(self.encounters)
+                lines = zlib.decompressobj().decompress(packed, most).decode().split("\n")
+            except (zlib.error, UnicodeDecodeError):
+                pass
+        return lines if len(lines) == len(self.encounters) else [""] * len(self.encounters)
+
     def origin(self, row: int) -> tuple[str, np.ndarray]:
         """JSON of the `EncounterConfig` behind a reference image, and the unit vector (3,) to its observer.
 
@@ -264,17 +309,8 @@ class Library:
         LibraryError
             If the library does not hold them: it was made of pictures of another program, or before libraries did.
         """
-        if self._configs is None and all(name in self.arrays for name in _ORIGIN):
-            try:
-                packed, most = self.arrays["configs"].tobytes(), _MAX_CONFIG * len(self.encounters)
-                text = zlib.decompressobj().decompress(packed, most)
-                self._configs = text.decode().split("\n")
-            except (zlib.error, UnicodeDecodeError):
-                self._configs = []
-            if len(self._configs) != len(self.encounters):
-                self._configs = []
         number, view = int(self.encounter[row]), self.arrays.get("view")
-        config = self._configs[number] if number < len(self._configs or ()) else ""
+        config = self.configs[number]
         named = bool(config) and json.loads(config).get("name") == self.encounters[number].rpartition(":")[2]
         if not named or not np.isfinite(view[row]).all():
             if not config and '"labels_sha256"' in self.config:  # see data/build.py
