@@ -291,6 +291,8 @@ def test_terminated_in_mid_epoch_it_goes_on_from_that_step(straight, data, tmp_p
     assert newest.name == {1: "epoch_00000_step_0000001.ckpt", 3: "epoch_00001_step_0000001.ckpt"}[step]
     assert_same(state(path), state(fit(config, said.append)))
     assert steps == [0, 1, 2, 3]
+    partly = [line.partition(":")[0] for line in said if "(of its last 1 steps)" in line]
+    assert partly == [{1: "epoch 1/2", 3: "epoch 2/2"}[step]]
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["epoch_00000.ckpt", "epoch_00001.ckpt"]
 
@@ -357,12 +359,12 @@ def test_two_workers_match_one(data, tmp_path):
 # Batches
 
 
-@pytest.mark.parametrize("n, batch_size, images", [(100, 8, 40), (7, 4, 30), (1000, 12, 999)])
+@pytest.mark.parametrize("n, batch_size, steps", [(100, 8, 5), (7, 4, 7), (1000, 12, 83)])
 @pytest.mark.parametrize("world", [2, 4])
-def test_workers_together_take_the_batch_of_one(n, batch_size, images, world):
+def test_workers_together_take_the_batch_of_one(n, batch_size, steps, world):
     for epoch in (0, 1, 5):
-        single = GlobalBatches(n, batch_size, images, seed=3)
-        several = [GlobalBatches(n, batch_size, images, 3, rank, world) for rank in range(world)]
+        single = GlobalBatches(n, batch_size, steps, seed=3)
+        several = [GlobalBatches(n, batch_size, steps, 3, rank, world) for rank in range(world)]
         for sampler in (single, *several):
             sampler.set_epoch(epoch)
         for whole, *parts in zip(single, *several, strict=True):
@@ -373,7 +375,7 @@ def test_workers_together_take_the_batch_of_one(n, batch_size, images, world):
 
 def test_epochs_go_on_through_one_stream_of_permutations():
     n = 24
-    sampler, taken = GlobalBatches(n, 4, 8, seed=1), []
+    sampler, taken = GlobalBatches(n, 4, 2, seed=1), []
     assert len(sampler) == len(list(sampler)) == 2
     for epoch in range(6):
         sampler.set_epoch(epoch)
@@ -404,13 +406,13 @@ def test_published_files_train_as_they_are(kind, tmp_path):
     assert np.isfinite(rows[0]["loss"]) and load_weights(weights).metadata["training_encounters"]
 
 
-def test_epoch_shorter_than_a_batch_still_has_one():
+def test_fewer_images_than_a_batch_still_fill_one():
     assert [len(b) for b in GlobalBatches(3, 8, 1, seed=0)] == [8]
 
 
 def test_batch_that_cannot_be_divided_is_refused():
     with pytest.raises(ValueError, match="multiple of 3"):
-        GlobalBatches(10, 8, 8, 0, 0, 3)
+        GlobalBatches(10, 8, 1, 0, 0, 3)
 
 
 class Recorder(lightning.LightningModule):
@@ -431,7 +433,7 @@ class Recorder(lightning.LightningModule):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_epoch_shows_other_images(data, workers):
     images = EncounterImages(Dataset(data), np.arange(32))
-    batches, module = GlobalBatches(32, 4, 16, seed=0), Recorder()
+    batches, module = GlobalBatches(32, 4, 4, seed=0), Recorder()
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False,
                                 enable_progress_bar=False, enable_model_summary=False)
     trainer.fit(module, loader(images, batches, workers))

@@ -202,11 +202,10 @@ class GlobalBatches(Sampler):
     world-th of them from r on.
     """
 
-    def __init__(self, n: int, batch_size: int, images_per_epoch: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(self, n: int, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1):
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} must be a multiple of {world} workers")
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.steps = max(1, images_per_epoch // batch_size)
+        self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
         self.rank, self.world, self.epoch = rank, world, 0
         self.skip = 0  #: batches that were taken before, of the epoch that is gone on with
         self.sampler = self  # where the trainer looks for something whose epoch it can set

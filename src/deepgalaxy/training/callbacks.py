@@ -158,6 +158,8 @@ class Throughput(lightning.Callback):
         except OSError as error:
             raise _cannot_write(self.path, error) from None
         text = f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: loss {row.get('loss', float('nan')):.4f}"
+        if self._steps < trainer.num_training_batches:  # of an epoch that was gone on with
+            text += f" (of its last {self._steps} steps)"
         for name, unit in (("clean_time_since_pericentre", "clean |dt| {:.0f} Myr"),
                            ("realism_time_since_pericentre", "realism |dt| {:.0f} Myr")):
             if name in row:

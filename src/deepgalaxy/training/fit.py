@@ -162,7 +162,7 @@ def _to_validate(config: TrainConfig, dataset, held: np.ndarray) -> np.ndarray:
 def _batches(config: TrainConfig, n_images: int):
     from ..data.datamodule import GlobalBatches
 
-    return GlobalBatches(n_images, config.batch_size, config.images_per_epoch, config.seed, *world())
+    return GlobalBatches(n_images, config.batch_size, config.steps_per_epoch, config.seed, *world())
 
 
 def _module(config: TrainConfig, dataset, n_validation: int):
