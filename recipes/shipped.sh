@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run="uv run --no-sync"
-for suite in core wide wide2 wide3 wide4 wide5 wide6 bars test; do
+for suite in core wide wide2 wide3 wide4 wide5 wide6 wide7 test; do
     $run deepgalaxy simulate recipes/${suite}_suite.yaml -o work/$suite
     $run deepgalaxy render work/$suite -o work/$suite.h5 --config recipes/${suite}_render.yaml
 done

@@ -520,7 +520,8 @@ def _show_bench(result: dict, json_file: str | None) -> None:
 
 def _say_if_failed(story) -> None:
     if isinstance(story, tuple):
-        say(f"ImageError: {story[1]}")
+        name, error = story
+        say(f"ImageError: {error}" if error.startswith(name) else f"ImageError: {name}: {error}")
 
 
 def _exit(stories) -> None:

@@ -20,6 +20,7 @@ def test_images_and_labels_are_those_of_the_parts(tiny_dataset, other_dataset):
         np.testing.assert_array_equal(values, np.concatenate([a.labels[name], b.labels[name]]))
     assert both.groups[both.group[len(a)]] == f"other:{b.groups[0]}"
     assert both.identities == a.identities + b.identities
+    np.testing.assert_array_equal(both.encounter, both.group)  # each in one light only
     assert isinstance(open_data([tiny_dataset]), Dataset) and isinstance(open_data(tiny_dataset), Dataset)
 
 

@@ -93,6 +93,7 @@ def test_every_picture_comes_beside_one_in_another_light(encounter, tmp_path):
     names = ["pair", "pair-chance", "pair-single"]
     assert data.groups == sorted(names + [f"{name}-starlight" for name in names])
     assert data.families == ["pair"] * 6  # never divided among training and testing
+    assert set(data.encounter) == {0} and len(data.encounter) == len(data)
     for name in names:
         mass, light = (data.group == data.groups.index(n) for n in (name, f"{name}-starlight"))
         assert data.shines_by_mass[mass].all() and not data.shines_by_mass[light].any()

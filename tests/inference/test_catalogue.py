@@ -19,7 +19,8 @@ def folder(sky, tmp_path):
 
 def test_each_picture_has_what_stands_in_its_line(folder):
     (folder / "pairs.csv").write_text(
-        "name,file,redshift,kpc_per_pixel,mass\nArp 1,a.png,0.02,0.4,9e10\nArp 2, b.png ,,,\nArp 3,sub/c.fits,0.03,,\n",
+        "name,file, redshift ,kpc_per_pixel, mass\nArp 1,a.png,0.02,0.4,9e10\nArp 2, b.png ,,,\n"
+        "Arp 3,sub/c.fits,0.03,,\n",
         encoding="utf-8-sig")
     assert read_catalogue(folder / "pairs.csv") == [
         (str(folder / "a.png"), {"kpc_per_pixel": 0.4, "mass": 9e10}), (str(folder / "b.png"), {}),

@@ -90,3 +90,12 @@ def test_rank_test_of_all_rejects_honest_ranks_as_often_as_it_says():
     p = [rank_test_of_all(norm.cdf(score), encounter) for score in scores]
     assert kstest(p, "uniform").pvalue > 0.01
     assert rank_test_of_all(rng.random(80), np.repeat(np.arange(8), 10)) is None
+
+
+@pytest.mark.parametrize("low, high", [(0, 0.1), (0.4, 0.6), (0.13, 0.87), (0.25, 0.75)])
+@pytest.mark.parametrize("share", [1.0, 0.8])
+def test_rank_test_of_all_finds_ranks_that_never_lie_in_some_bins(low, high, share):
+    """Whether or not all encounters have as many images: a bin that is never hit does not scatter."""
+    rng, encounter = np.random.default_rng(7), np.repeat(np.arange(40), 20)
+    encounter = encounter[rng.random(len(encounter)) < share] if share < 1 else encounter
+    assert rank_test_of_all(rng.uniform(low, high, len(encounter)), encounter) < 1e-9

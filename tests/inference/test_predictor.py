@@ -18,6 +18,7 @@ from deepgalaxy.image.strangers import strangers
 from deepgalaxy.inference.predictor import Predictor, Scale, training_of
 from deepgalaxy.inference.story import QUANTILES
 from deepgalaxy.labels import LABELS, STAGES
+from deepgalaxy.report import scale_sentence
 from deepgalaxy.units import kpc_per_arcsec
 
 KEYS = ["image", "model", "scale", "time_since_pericentre", "mass_ratio", "size_ratio", "view_inclination", "stage",
@@ -131,8 +132,8 @@ def test_what_is_no_picture_is_one_line_that_says_what_is(predictor, image):
 
 
 def test_a_batch_takes_finite_squares_alone(predictor):
-    for images in (np.full((2, 64, 64), np.nan), np.ones((2, 64, 32)), np.ones((64, 64))):
-        with pytest.raises(ImageError, match="must be .B, H, H. and finite"):
+    for images in (np.full((2, 64, 64), np.nan), np.ones((2, 64, 32)), np.ones((64, 64)), np.ones((0, 64, 64))):
+        with pytest.raises(ImageError, match="must be .B, H, H., of one image or more, and finite"):
             predictor.predict_batch(images)
     with pytest.raises(ConfigError, match="n_matches = -3"):
         predictor.predict(blobs((60, 80, 9)), n_matches=-3)
@@ -162,6 +163,21 @@ def test_batch_gives_what_single_pictures_give(loud, sky):
         story = loud.predict(images[i], kpc_per_pixel=given)
         for label in LABELS:
             np.testing.assert_allclose(p[label.name][i], story.distributions[label.name][1], atol=5e-3)
+
+
+def test_a_batch_takes_sizes_of_pixels_as_single_pictures_do(loud, sky):
+    images = np.stack([sky, sky[::-1]])
+    for kpc, words in (([0.5, 0.0], "got 0"), ([np.inf, 1], "got inf"), ([-1, 1], "got -1"), ([1.0], "shape .1,.")):
+        with pytest.raises(ConfigError, match=f"kpc_per_pixel.*{words}"):
+            loud.predict_batch(images, np.array(kpc))
+    far, unknown = (loud.predict_batch(images, np.array([kpc, 0.5]))[0] for kpc in (900.0, np.nan))
+    for label in LABELS:  # one that is not used, as it would span far more than was ever simulated
+        np.testing.assert_array_equal(far[label.name], unknown[label.name])
+    story = loud.predict(sky, kpc_per_pixel=900, mass=1e11)
+    assert story.scale == {"kpc_per_pixel": 900, "source": "given", "used": False}
+    sentence = scale_sentence(story.scale, story.clock)
+    assert sentence.startswith("Scale 900 kpc per pixel, as given, is not used: times are for a primary like the Milky")
+    assert "--mass" not in sentence and loud.predict(sky, kpc_per_pixel=0.5).scale["used"]
 
 
 def test_unit_and_offset_of_the_light_do_not_matter_in_a_batch(loud, sky):

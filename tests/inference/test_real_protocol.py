@@ -145,12 +145,14 @@ def test_the_page_shows_every_picture_and_says_what_it_does_not_know(loud, folde
 
 
 def test_odd_tables_make_a_page_and_a_table(loud, folder):
-    """A name is text, whatever matplotlib and rich make of $ and [; -1 stands for no error."""
+    """A name is text, whatever matplotlib and rich make of $ and [; -1 stands for nothing."""
     from deepgalaxy.report.real import write_real
 
-    (folder / "real.csv").write_text("file,name,time_since_pericentre_myr,time_err\n"
-                                     "a.png,$\\bad{$ x,5000,-1\nb.png,NGC [/b],4000,2\nc.png,Arp 299 [vv 118],,\n")
+    (folder / "real.csv").write_text("file,name,time_since_pericentre_myr,time_err,kpc_per_pixel,stellar_mass_msun\n"
+                                     "a.png,$\\bad{$ x,5000,-1,-1,-99\nb.png,NGC [/b],4000,2,0.5,-99\n"
+                                     "c.png,Arp 299 [vv 118],,,,\n")
     result, stories = evaluate_real(loud, folder)
+    assert [story.scale["source"] for story in stories] == ["content", "given", "content"]
     assert [row["published_error"] for row in result["images"]] == [None, 2.0, None]
     assert "NGC [/b]" in write_real(result, stories, folder / "out").read_text()
     assert "Arp 299 [vv 118]" in printed(result)

@@ -9,7 +9,7 @@ import pytest
 
 from deepgalaxy import cli
 from deepgalaxy.data.writer import write_dummy_dataset
-from deepgalaxy.errors import DatasetError, LibraryError
+from deepgalaxy.errors import ConfigError, DatasetError, LibraryError
 from deepgalaxy.inference.predictor import load
 from deepgalaxy.search.build import build_library, calibrate
 from deepgalaxy.search.library import Library
@@ -68,7 +68,7 @@ def test_images_come_beside_those_of_a_library(tiny_model, tiny_dataset, other_d
     alone = build_library(weights, other_dataset, tmp_path / "alone.h5")
     other = Library(tmp_path / "alone.h5")
     assert len(more) == len(before) + alone == len(before) + len(other)
-    assert more.encounters == before.encounters + other.encounters
+    assert more.encounters == before.encounters + [f"other:{name}" for name in other.encounters]
     assert not (tmp_path / "more" / "model.safetensors").exists()
     for name in ("z", "z_told", "time", "mass_ratio", "size_ratio", "view_inclination", "snapshot", "camera"):
         np.testing.assert_array_equal(more.arrays[name], np.concatenate([before.arrays[name], other.arrays[name]]))
@@ -80,16 +80,19 @@ def test_images_come_beside_those_of_a_library(tiny_model, tiny_dataset, other_d
     np.testing.assert_array_equal(more.index.search(other.arrays["z"][:3], 1)[1][:, 0], len(before) + np.arange(3))
 
 
-def test_an_encounter_that_is_there_already_stays_one(tiny_model, tiny_dataset, tmp_path):
-    weights = tiny_model / "model.safetensors"
+def test_a_file_that_is_added_again_adds_images_but_no_encounters(tiny_model, other_dataset, tmp_path):
+    weights, found = tiny_model / "model.safetensors", []
     for n in (1, 2):
-        cli.index(model=weights, data=[tiny_dataset], output=tmp_path, references=tiny_model if n == 1 else tmp_path,
+        cli.index(model=weights, data=[other_dataset], output=tmp_path, references=tiny_model if n == 1 else tmp_path,
                   add=True, n_images=10)
         assert len(Library(tmp_path)) == len(Library(tiny_model)) + 10 * n
-        assert Library(tmp_path).encounters == Library(tiny_model).encounters
+        found.append(Library(tmp_path).encounters)
+    assert found[0] == found[1] and len(found[0]) == 8
 
 
 def test_images_beside_those_of_another_model_are_refused(tiny_model, other_dataset, tmp_path):
     with pytest.raises(LibraryError, match="was made with another model"):
         cli.index(model=tiny_model / "model.safetensors", data=[other_dataset], output=tmp_path, add=True)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="holds other weights than .*shipped"):  # the library would not be theirs
+        cli.index(data=[other_dataset], output=tiny_model, no_calibration=True)

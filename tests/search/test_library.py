@@ -13,7 +13,7 @@ from deepgalaxy.errors import LibraryError
 from deepgalaxy.inference.predictor import Predictor, load
 from deepgalaxy.labels import LABELS
 from deepgalaxy.search.index import LatentIndex
-from deepgalaxy.search.library import Library, encode_thumbnail, rewrite_library, write_library
+from deepgalaxy.search.library import Library, encode_thumbnail, extend_library, rewrite_library, write_library
 from deepgalaxy.search.pictures import PICTURE_PIXELS, smooth_faint, tidy
 
 N, N_ENCOUNTERS, D = 90, 9, 5
@@ -168,6 +168,35 @@ for offset in [*range(0, 5000, 37), *range(5000, size, size // 70), size - 1]:
     if not same:
         print(offset)
 """
+
+
+@pytest.mark.parametrize("before, after", [
+    (["gadget-4 run"] * N_ENCOUNTERS, None), (None, ["{"] * N_ENCOUNTERS),
+    (['{"name": "a"}'] * N_ENCOUNTERS, None), (None, [f'{{"name": "{k}"}}' for k in range(N_ENCOUNTERS)])])
+def test_a_library_is_extended_whatever_is_known_of_its_encounters(tmp_path, before, after):
+    view = {"view": np.tile([0, 0, 1.0], (N, 1))}
+    write_library(tmp_path / "library.h5", **content(), configs=before or [], **view if before else {})
+    more = {name: value for name, value in content(1).items()
+            if name not in ("usual_features", "unseen_features", "model_sha256", "config", "encounters")}
+    extend_library(Library(tmp_path), tmp_path / "library.h5", **more, configs=after or [],
+                   encounters=[f"more:{k}" for k in range(N_ENCOUNTERS)], **view if after else {})
+    library = Library(tmp_path)
+    assert len(library) == 2 * N and len(library.encounters) == 2 * N_ENCOUNTERS == len(library.configs)
+    assert library.encounters[library.encounter[N + 1]] == "more:1"
+
+
+def test_encounters_of_one_configuration_are_one_whatever_their_file_is_called(tmp_path):
+    configs = [f'{{"name": "encounter_{k:04d}"}}' for k in range(N_ENCOUNTERS)]
+    view = np.tile([0, 0, 1.0], (N, 1))
+    write_library(tmp_path / "library.h5", **content(), configs=configs, view=view)
+    more = {name: value for name, value in content(1).items()
+            if name not in ("usual_features", "unseen_features", "model_sha256", "config", "encounters")}
+    extend_library(Library(tmp_path), tmp_path / "library.h5", **more, view=view, configs=[*configs[:-1], "{}"],
+                   encounters=[f"again:encounter_{k:04d}" for k in range(N_ENCOUNTERS)])
+    library = Library(tmp_path)
+    assert library.encounters == [*content()["encounters"], f"again:encounter_{N_ENCOUNTERS - 1:04d}"]
+    own = content()["encounter"]  # all but the last are those that were there
+    np.testing.assert_array_equal(library.encounter[N:], np.where(own == N_ENCOUNTERS - 1, N_ENCOUNTERS, own))
 
 
 def test_any_flipped_byte_is_found_or_changes_nothing(path, tmp_path):

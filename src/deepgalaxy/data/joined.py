@@ -56,6 +56,9 @@ class JoinedDataset:
         self.camera, self.snapshot, self.view, self.is_encounter, self.shines_by_mass = (
             np.concatenate([getattr(d, name) for d in self._datasets])
             for name in ("camera", "snapshot", "view", "is_encounter", "shines_by_mass"))
+        numbers = [d.encounter for d in self._datasets]
+        firsts = np.cumsum([0, *(one.max(initial=-1) + 1 for one in numbers)])[:-1]
+        self.encounter = np.concatenate([one + first for one, first in zip(numbers, firsts, strict=True)])
         self.labels = {name: np.concatenate([d.labels[name] for d in self._datasets]) for name in first.labels}
         self._first = np.cumsum([0, *(len(d) for d in self._datasets)])
 

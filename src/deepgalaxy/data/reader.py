@@ -87,6 +87,11 @@ class Dataset:
         return [str(row.get("encounter", name)) for name, row in zip(self.groups, self.attributes, strict=True)]
 
     @property
+    def encounter(self) -> np.ndarray:
+        """Number (n,) of the encounter whose galaxies each image shows, in whatever light."""
+        return np.unique(self.families, return_inverse=True)[1][self.group]
+
+    @property
     def is_encounter(self) -> np.ndarray:
         """Mask (n,) of the images that show an encounter, and no single galaxy or chance pair."""
         return np.array([row.get("kind") not in UNDISTURBED for row in self.attributes])[self.group]

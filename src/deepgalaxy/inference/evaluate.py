@@ -26,7 +26,7 @@ __all__ = ["chosen_images", "confusion", "evaluate_unseen", "label_figures", "re
 
 
 #: What errors are told apart by: name, column of the labels, edges.
-_BY = (("time", "time", (-200, -50, 0, 100, 200, 350, 500, 1000)),
+_BY = (("time", "time", (-210, -50, 0, 100, 200, 350, 500, 1010)),
        ("mass_ratio", "mass_ratio", (0.1, 0.2, 0.35, 0.6, 1, 1.6)),
        ("view_inclination", "view_inclination", (0, 30, 50, 70, 90)))
 
@@ -71,7 +71,7 @@ def evaluate_unseen(weights: Weights, dataset: Dataset, library=None, n_images: 
     realism = RealismConfig.parse(weights.metadata["training"].get("realism") or {}, "realism")
     temperatures = weights.metadata.get("temperatures", {})
     result = {"protocol": "unseen", "model": weights.identity, "n_images": int(inside.sum()),
-              "n_encounters": len(np.unique(dataset.group[indices[inside]])), "time_range": list(time_range)}
+              "n_encounters": len(np.unique(dataset.encounter[indices[inside]])), "time_range": list(time_range)}
     samples, everything, latents = {"all_times": {}}, {}, {}
     told = not weights.learnt.never_told
     correlation = weights.metadata.get("correlation")
@@ -144,7 +144,7 @@ def _figures(dataset, indices, probability, chosen, side=None, correlation=None)
     """
     figures, samples = {}, {}
     indices = indices[chosen]
-    group = dataset.group[indices]
+    encounter = dataset.encounter[indices]
     for label in HEADS if side is not None else LABELS:
         truth = dataset.labels[label.column][indices] if label.column else side[chosen]
         known = np.isfinite(truth)  # of the others nothing can be said
@@ -159,7 +159,8 @@ def _figures(dataset, indices, probability, chosen, side=None, correlation=None)
             "coverage68": float(np.mean(np.abs(pit - 0.5) < 0.34)),
             "coverage95": float(np.mean(np.abs(pit - 0.5) < 0.475)),
             "prior_median_abs_error": float(np.median(np.abs(truth - np.median(truth)))),
-            "rank_test_p": rank_test(pit, group[known]), "rank_test_of_all_p": rank_test_of_all(pit, group[known]),
+            "rank_test_p": rank_test(pit, encounter[known]),
+            "rank_test_of_all_p": rank_test_of_all(pit, encounter[known]),
         }
         samples[label.name] = {"truth": truth, "p16": p16, "p50": p50, "p84": p84, "pit": pit}
     if side is None:  # where the scale is to be found too, draws go by the scale, not by this correlation
@@ -188,7 +189,7 @@ def _joint(dataset, indices, probability, correlation) -> tuple[float, float] | 
         return None
     levels = levels_together(np.random.default_rng(0), (100, int(known.sum())), correlation)
     drawn = [_positions(probability[label.name][known], levels[..., k]) for k, label in enumerate(LABELS)]
-    return tarp(np.stack(drawn, axis=2), truth[known], dataset.group[indices][known])
+    return tarp(np.stack(drawn, axis=2), truth[known], dataset.encounter[indices][known])
 
 
 def _positions(p: np.ndarray, level: np.ndarray) -> np.ndarray:

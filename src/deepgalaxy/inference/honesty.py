@@ -65,8 +65,9 @@ def rank_test_of_all(pit: np.ndarray, encounter: np.ndarray, n_bins: int = 8) ->
     np.add.at(counts, (of, np.minimum((np.clip(pit, 0, 1) * n_bins).astype(int), k)), 1)
     # The last share follows from the others; encounters weigh as many images as they have.
     excess = (counts - counts.sum(axis=1, keepdims=True) / n_bins)[:, :k]
-    mean, covariance = excess.mean(axis=0), np.cov(excess, rowvar=False)
-    t_squared = n * mean @ np.linalg.pinv(covariance) @ mean
+    mean, independent = excess.mean(axis=0), np.eye(k) / n_bins - 1 / n_bins**2
+    covariance = ((n - 1) * np.cov(excess, rowvar=False) + counts.sum(axis=1).mean() * independent) / n
+    t_squared = n * mean @ np.linalg.solve(covariance, mean)
     return float(f.sf(t_squared * (n - k) / (k * (n - 1)), k, n - k))
 
 

@@ -202,8 +202,7 @@ class Predictor:
         side_pixels = float(framing.half_side[0]) * canvas.shape[-1] * canvas_pixel
         side_kpc = side_pixels * kpc if kpc is not None else None
         # A scale from far outside of what training told would be answered with narrow nonsense.
-        sensible = side_kpc and _FRAME_KPC[0] / 2 <= side_kpc <= 2 * _FRAME_KPC[1]
-        told = sensible and not self.learnt.never_told
+        told = side_kpc is not None and _sensible(side_kpc) and not self.learnt.never_told
         log_scale = torch.tensor([np.log10(side_kpc / 100) if told else np.nan], dtype=torch.float32)
         model = self.weights.model
         probability, encodings = distributions(model, turned, log_scale, self._temperatures, self.n_views)
@@ -240,7 +239,8 @@ class Predictor:
                                   {k: p[0] for k, p in probability.items()}, n_matches, **(ranking or {}))
             familiarity = self.library.familiarity(features)
         story = Story(
-            image=picture.name, model=self.weights.identity, scale={"kpc_per_pixel": kpc, "source": source},
+            image=picture.name, model=self.weights.identity,
+            scale={"kpc_per_pixel": kpc, "source": source, "used": bool(told)},
             properties=properties, stage=stage, familiarity=familiarity,
             flags=flags + _familiarity_flags(familiarity) + _stage_flags(stage, self._training["unseen_stages"]),
             matches=matches, clock=clock, training=self._training, kpc_per_pixel_estimate=estimate,
@@ -298,7 +298,8 @@ class Predictor:
         Parameters
         ----------
         images : (B, H, H) float, y upwards.
-        kpc_per_pixel : (B,), NaN where unknown.
+        kpc_per_pixel : (B,), NaN where unknown; not used where the framed light would span less than 12 or more than
+            900 kpc, as by `predict`.
 
         Returns
         -------
@@ -309,10 +310,19 @@ class Predictor:
         ------
         ImageError
             If they have another shape, values that are not finite, or one of them no light.
+        ConfigError
+            If a size of a pixel is not allowed.
         """
         images = np.asarray(images)
-        if images.ndim != 3 or images.shape[1] != images.shape[2] or not np.isfinite(images).all():
-            raise ImageError(f"images of shape {images.shape}: must be (B, H, H) and finite; predict takes others")
+        if images.ndim != 3 or not len(images) or images.shape[1] != images.shape[2] or not np.isfinite(images).all():
+            raise ImageError(f"images of shape {images.shape}: must be (B, H, H), of one image or more, and finite; "
+                             "predict takes others")
+        kpc = np.full(len(images), np.nan) if kpc_per_pixel is None else np.asarray(kpc_per_pixel, float)
+        if kpc.shape != images.shape[:1]:
+            raise ConfigError(f"kpc_per_pixel of shape {kpc.shape}: must be one number for each of the {len(images)} "
+                              "images")
+        for one in kpc[~np.isnan(kpc)]:
+            Scale(kpc_per_pixel=one)
         low, high = (end(images, axis=(1, 2), keepdims=True).astype(float) for end in (np.min, np.max))
         if (flat := np.flatnonzero(low == high)).size:
             raise ImageError(f"images[{flat[0]}]: holds no light: all its pixels are equal")
@@ -320,9 +330,9 @@ class Predictor:
         canvas = torch.from_numpy(((images - low) / (high - low)).astype(np.float32))[:, None]
         framing = self._frames(canvas)
         n_views = min(n_views, self.n_views)
-        untold = kpc_per_pixel is None or self.learnt.never_told
-        kpc = np.full(len(images), np.nan) if untold else np.asarray(kpc_per_pixel, float)
-        scale = torch.from_numpy(np.log10(framing.half_side * canvas.shape[-1] * kpc / 100).astype(np.float32))
+        side = framing.half_side * canvas.shape[-1] * kpc
+        side = np.where(_sensible(side) & (not self.learnt.never_told), side, np.nan)
+        scale = torch.from_numpy(np.log10(side / 100).astype(np.float32))
         turned = [stretch(frames) for frames in turned_frames(canvas, framing, n_turns(n_views))]
         probability, encodings = distributions(self.weights.model, turned, scale, self._temperatures, n_views)
         return probability, encodings[0].mu.numpy()
@@ -347,6 +357,11 @@ def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: n
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
     return library.matches(z, views, k, implausibility=library.implausibility(trained), clean=clean, **ranking)
+
+
+def _sensible(side_kpc):
+    """Is a frame so large that its size can be told? Training told none that are much smaller or larger."""
+    return (_FRAME_KPC[0] / 2 <= side_kpc) & (side_kpc <= 2 * _FRAME_KPC[1])
 
 
 def _two_times(edges: np.ndarray, probability: np.ndarray) -> list[str]:
@@ -394,7 +409,7 @@ def _flags(framing: Framing, side: float | None, properties: dict, mass: float |
         flags.append(f"{others} other source{'s' if others > 1 else ''} in the field: taken as not belonging")
     if side is not None and not _FRAME_KPC[0] <= side <= _FRAME_KPC[1]:
         far = ""
-        if not _FRAME_KPC[0] / 2 <= side <= 2 * _FRAME_KPC[1]:
+        if not _sensible(side):
             far = "; it is not used" + (", nor is the mass" if mass is not None else "")
         sides = usual.format(f"{_FRAME_KPC[0]:.0f}-{_FRAME_KPC[1]:.0f} kpc")
         flags.append(f"the framed light spans {side:.3g} kpc, outside of the {sides}: check the scale{far}")

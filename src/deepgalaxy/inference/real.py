@@ -60,8 +60,8 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     """
     rows, images, stories = read_table(folder), [], []
     for row in rows:
-        kpc = _number(row, "kpc_per_pixel")
-        mass = _number(row, "stellar_mass_msun") or 1.5 * REFERENCE_STARS
+        kpc = _positive(row, "kpc_per_pixel")
+        mass = _positive(row, "stellar_mass_msun") or 1.5 * REFERENCE_STARS
         clock = {} if kpc is None else {"kpc_per_pixel": kpc, "mass": mass, "mass_dex": _MASS_DEX}
         [story] = predictor.predict_many([str(Path(folder) / row["file"])], **clock)
         stories.append(story)
@@ -112,13 +112,13 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     if isinstance(story, tuple):
         return {**entry, "error": story[1]}
     time, published = story.properties[TIME.name], _number(row, "time_since_pericentre_myr")
-    error = _number(row, "time_err")  # tables write -1 or so where they have none
+    error = _number(row, "time_err")
     within = published is not None and time["p05"] <= published <= time["p95"]
     ticks = story.clock["time_in_dynamical_times"]
     without = published is not None and ticks["p05"] <= published / REFERENCE_TIME <= ticks["p95"]
     error = error if error is not None and error >= 0 else None
-    ratio, ours = _number(row, "mass_ratio_m1_over_m2"), story.properties[MASS_RATIO.name]
-    ratio = min(ratio, 1 / ratio) if ratio is not None and ratio > 0 else None
+    ratio, ours = _positive(row, "mass_ratio_m1_over_m2"), story.properties[MASS_RATIO.name]
+    ratio = min(ratio, 1 / ratio) if ratio is not None else None
     return {**entry, "time": time, "published_time": published, "published_error": error,
             "within_90": within if published is not None else None,
             "within_90_without_mass_error": without if published is not None else None, "clock": story.clock["basis"],
@@ -154,3 +154,9 @@ def _number(row: dict, column: str) -> float | None:
     except ValueError:
         raise DatasetError(f"{row['file']}: {column} = {row[column]!r}: must be a number, or empty") from None
     return value if math.isfinite(value) else None
+
+
+def _positive(row: dict, column: str) -> float | None:
+    """None for what is not positive too: tables write -1 or so where they have none."""
+    value = _number(row, column)
+    return value if value is not None and value > 0 else None

@@ -53,7 +53,7 @@ class Learnt:
             which, what = ("stages", "their probabilities mean") if many else ("stage", "its probability means")
             texts.append(f"no image of the training showed the {which} {names}: {what} nothing")
         if self.never_told and scale_known:
-            texts.append("this model was trained without the size of a pixel, and does not use it")
+            texts.append("this model was trained without the size of a pixel, and uses neither it nor a mass")
         if self.scale == 1 and not scale_known:
             texts.append("this model was always told the size of a pixel: without it, its answers mean little")
         if not self.images:

@@ -126,12 +126,14 @@ def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None
                 f"{clock['stellar_mass']:.2g} Msun of stars in both galaxies (± {clock['stellar_mass_dex']:.2g} dex); "
                 "the matches keep the times of their simulations.")
     ticks = f"; the dynamical time of its disc is {clock['dynamical_time_myr']:.0f} Myr" if clock else ""
-    if value is None:
+    if value is None or not scale.get("used", True):
         guess = f" (the picture suggests {estimate['p50']:.2g} kpc per pixel, {estimate['p16']:.2g} to " \
             f"{estimate['p84']:.2g})" if estimate else ""
         primary = "like the Milky Way in mass and size" if shipped else \
             "of the Milky Way's mass, as large as those of its training"
-        return f"No physical scale given{guess}: times are for a primary {primary}{ticks}."
+        what = f"No physical scale given{guess}" if value is None else \
+            f"Scale {value:.3g} kpc per pixel, {known}, is not used"
+        return f"{what}: times are for a primary {primary}{ticks}."
     return (f"Scale {value:.3g} kpc per pixel, {known}; times are for a primary of the Milky Way's mass{ticks}. "
             "Another mass moves them (--mass).")
 

@@ -21,6 +21,7 @@ from ..image.realism import RealismConfig
 from ..inference.calibration import fit_correlation, fit_temperatures, light_of
 from ..inference.posterior import N_VIEWS
 from ..models.weights import Weights, load_weights, update_metadata
+from ..progress import one_line
 from ..training.recipe import TrainConfig, split
 from .index import LatentIndex
 from .library import Library, encode_thumbnail, extend_library, rewrite_library, write_library
@@ -54,7 +55,7 @@ def make_library(model: Path | None, data, output: Path, references: Path | None
     LibraryError
         If the references were made with another model.
     ConfigError
-        If the folder cannot be written.
+        If the folder cannot be written, or holds weights that the library would not belong to.
     """
     model = model or shipped("model.safetensors")
     if add:
@@ -68,6 +69,9 @@ def make_library(model: Path | None, data, output: Path, references: Path | None
             os.replace(ready, weights)
         if kept.model_sha256 != load_weights(model).sha256:
             raise LibraryError(f"references = {references}: was made with another model; give one of {model}")
+    if not calibrated and weights.is_file() and load_weights(weights).sha256 != load_weights(model).sha256:
+        raise ConfigError(f"output = {output}: holds other weights than {model}, and the library would not belong to "
+                          "them; give --model, or another folder")
     temperatures = None
     if calibrated:
         try:
@@ -198,7 +202,10 @@ def extend(model: str | Path, library: Library, data, path: str | Path, n_images
     DatasetError
         If none of its images may be in a library.
     """
-    new = _new_images(load_weights(model), open_data(data), n_images, on_batch)
+    dataset = open_data(data)
+    new = _new_images(load_weights(model), dataset, n_images, on_batch)
+    if isinstance(dataset, Dataset):  # the names of several have the file's already
+        new["encounters"] = [f"{one_line(dataset.path.stem)}:{name}" for name in new["encounters"]]
     extend_library(library, path, **new)
     return len(library) + len(new["z"])
 

@@ -109,8 +109,9 @@ def write_library(path: str | Path, *, z, labels: dict, encounters: list[str], e
     }
     if z_told is not None:
         arrays |= dict(zip(_TOLD, _with_metric(z_told, metric_told), strict=True))
-    if view is not None and any(configs):
-        arrays |= {"view": np.asarray(view, np.float16), "configs": _packed(map(_one_line_of_json, configs))}
+    lines = [_one_line_of_json(config) for config in configs]
+    if view is not None and any(lines):
+        arrays |= {"view": np.asarray(view, np.float16), "configs": _packed(lines)}
     _write(path, arrays, encounters, model_sha256, config)
 
 
@@ -118,15 +119,17 @@ def extend_library(library: Library, path: str | Path, *, z, labels: dict, encou
                    camera, thumbnails: list[bytes], configs: list[str | None] = (), view=None, z_told=None) -> None:
     """Write a library anew with further images of the same weights beside its own; parameters as in `write_library`.
 
-    An encounter of the same name and configuration is the same one: only one of its images is shown beside others.
+    An encounter of the same configuration, or of the same name where none is known, is the same one: only one of its
+    images is shown beside others.
     """
     old, n = library.arrays, len(z)
-    known = list(zip(library.encounters, library.configs, strict=True))
-    number = []
-    for one in zip(encounters, map(_one_line_of_json, configs or [None] * len(encounters)), strict=True):
-        if one not in known:
-            known.append(one)
-        number.append(known.index(one))
+    names, lines, number = list(library.encounters), list(library.configs), []
+    known = {config or name: k for k, (name, config) in reversed(list(enumerate(zip(names, lines, strict=True))))}
+    for name, config in zip(encounters, map(_one_line_of_json, configs or [None] * len(encounters)), strict=True):
+        number.append(known.setdefault(config or name, len(names)))
+        if number[-1] == len(names):
+            names.append(name)
+            lines.append(config)
     pictures = PictureBasis(old["picture_basis"]).project(np.stack([tidy(_decode(data)) for data in thumbnails]))
     new = {"z": z, "encounter": np.array(number)[encounter], "snapshot": snapshot, "camera": camera,
            "pictures": pictures, "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),
@@ -137,11 +140,11 @@ def extend_library(library: Library, path: str | Path, *, z, labels: dict, encou
     arrays = {**old, **{name: np.concatenate([old[name], np.asarray(values).astype(old[name].dtype)])
                         for name, values in new.items()}}
     arrays["local_distance"] = _local_distances(arrays["z"], arrays["metric"])
-    if any(config for _, config in known):
+    if "view" in old or any(lines):
         views = [np.full((m, 3), np.nan) if seen is None else np.asarray(seen)
                  for m, seen in ((len(library), old.get("view")), (n, view))]
-        arrays |= {"view": np.concatenate(views).astype(np.float16), "configs": _packed(c for _, c in known)}
-    _write(Path(path), arrays, [name for name, _ in known], library.model_sha256, library.config)
+        arrays |= {"view": np.concatenate(views).astype(np.float16), "configs": _packed(lines)}
+    _write(Path(path), arrays, names, library.model_sha256, library.config)
 
 
 def _packed(lines) -> np.ndarray:
@@ -313,12 +316,10 @@ class Library:
         config = self.configs[number]
         named = bool(config) and json.loads(config).get("name") == self.encounters[number].rpartition(":")[2]
         if not named or not np.isfinite(view[row]).all():
-            if not config and '"labels_sha256"' in self.config:  # see data/build.py
-                raise LibraryError(f"{self.path}: {self.encounters[number]} was read from labelled snapshots, not "
-                                   "simulated in a suite of deepgalaxy: there is no twin to simulate")
-            raise LibraryError(f"{self.path}: does not say how {self.encounters[number]} was simulated; if it is of a "
-                               "suite, render that into a new file with this version, and make the library again with "
-                               "'deepgalaxy index'")
+            raise LibraryError(f"{self.path}: does not say how {self.encounters[number]} was simulated. If it was read "
+                               "from labelled snapshots, or from published files, there is no twin to simulate; if it "
+                               "is of a suite, render that into a new file with this version, and make the library "
+                               "again with 'deepgalaxy index'")
         direction = view[row].astype(float)
         return config, direction / max(np.linalg.norm(direction), 1e-6)
 
