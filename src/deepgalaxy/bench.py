@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -128,8 +129,9 @@ def _train_once(output: Path, data: Path, n: int, batch: int, steps: int) -> dic
                "-m", "deepgalaxy.training.scaling", str(recipe)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise DeepGalaxyError(f"a training of {n} workers failed: {lines[-1] if lines else 'no message'}")
+        # torchrun says the same of every worker, between rules.
+        said = re.search(r"^(?:\[rank\d+\]: ?)?(?:\w+\.)*(\w*(?:Error|Exception): .+)", done.stderr, re.MULTILINE)
+        raise DeepGalaxyError(f"a training of {n} workers failed: {said[1] if said else done.stderr[-300:].strip()}")
     return json.loads((output / "scaling.json").read_text())
 
 

@@ -129,7 +129,7 @@ def run_tasks(client, function: Callable, tasks: dict[str, tuple], patience: flo
                 future = finished.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 continue
-            outcome = _outcome(future, client)
+            outcome = _outcome(future, client, watch)
             if outcome is None:
                 future.add_done_callback(finished.put)  # it is computed again
                 continue
@@ -170,7 +170,7 @@ def begin_task(client, function: Callable, *arguments, patience: float = PATIENC
                 watch.look()
                 with suppress(TimeoutError):
                     future.exception(timeout=_LOOK_SECONDS)
-            outcome = _outcome(future, client)
+            outcome = _outcome(future, client, watch)
             if outcome is None:  # it is computed again
                 continue
             value, error = outcome
@@ -186,19 +186,27 @@ def begin_task(client, function: Callable, *arguments, patience: float = PATIENC
     return wait
 
 
-def _outcome(future, client) -> tuple[object, Exception | None] | None:
+def _outcome(future, client, watch) -> tuple[object, Exception | None] | None:
     """(value, error) of a finished future; None if its worker died before it could hand the value over."""
-    if future.status == "cancelled":
-        raise _scheduler_gone(client)
-    try:
-        if future.status != "error":
-            return future.result(timeout=_FETCH_SECONDS), None
-    except Exception:
+    seconds = _FETCH_SECONDS
+    while True:
         if future.status == "cancelled":
-            raise _scheduler_gone(client) from None
+            raise _scheduler_gone(client)
+        try:
+            if future.status != "error":
+                return future.result(timeout=seconds), None
+        except TimeoutError:
+            if future.status == "finished":  # gigabytes take their time, and every attempt begins again
+                seconds *= 2
+                watch.look()
+                continue
+        except Exception:
+            pass
+        if future.status == "cancelled":
+            raise _scheduler_gone(client)
         if future.status != "error":
             return None
-    return None, future.exception(timeout=_FETCH_SECONDS)
+        return None, future.exception(timeout=_FETCH_SECONDS)
 
 
 class _Watch:

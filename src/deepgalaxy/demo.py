@@ -65,7 +65,8 @@ def run_demo(output: Path, minutes: float, say) -> Path:
     epochs = max(2, round(minutes * _IMAGES_PER_MINUTE / 2048))
     recipe = TrainConfig(name="demo", data=str(output / "training.h5"), output=str(output / "model"), epochs=epochs,
                          images_per_epoch=2048, validation_images=128, validation_share=0.2)
-    _write_yaml(output / "recipe.yaml", recipe)
+    # Its paths are taken from its folder.
+    _write_yaml(output / "recipe.yaml", recipe.model_copy(update={"data": "training.h5", "output": "model"}))
     say(f"training for {epochs} epochs of 2048 images")
     weights = fit(recipe, say)
     calibrate(weights, recipe.data, n_images=384)

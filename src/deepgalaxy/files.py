@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import os
+import time
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -22,8 +23,8 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-__all__ = ["BrokenSeal", "has_seal", "lock", "open_sealed", "read_arrays", "sealed_hdf5", "sha256_of", "shipped",
-           "sync_folder", "temporary_beside", "write_whole"]
+__all__ = ["BrokenSeal", "has_seal", "keep_others_out", "lock", "open_sealed", "read_arrays", "sealed_hdf5",
+           "sha256_of", "shipped", "sync_folder", "temporary_beside", "write_whole"]
 
 _BLOCK = 512  # bytes before the content, where HDF5 lets others write (its "user block")
 _MARK = b"sha256 of what follows byte 512: "
@@ -46,6 +47,40 @@ def lock(descriptor: int) -> bool:
     except OSError:  # a file system without locks
         return False
     return True
+
+
+@contextmanager
+def keep_others_out(folder: str | Path, error: type[Exception], busy: str, name: str = "", seconds: float = 0.0):
+    """Keep a folder, which is made if it is not there, to this process meanwhile.
+
+    Parameters
+    ----------
+    error : what is raised if another one has it, with `busy` after the name, or if it cannot be made.
+    name : of the folder, for people; its path without it.
+    seconds : to wait for another one, which may be ending.
+    """
+    name = name or str(folder)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)  # Windows opens no folder
+    except OSError as problem:
+        raise error(f"{name}: cannot be written ({problem.strerror}); choose another folder") from None
+    if descriptor is None:
+        yield
+        return
+    try:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                lock(descriptor)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise error(f"{name}: {busy}") from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: str | Path) -> str:

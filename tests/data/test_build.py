@@ -123,6 +123,47 @@ def test_pictures_of_another_campaign_are_not_taken_for_these(runs, tmp_path, fi
     assert (Dataset(path).labels["mass_ratio"] == 0.5).all()
 
 
+def test_an_unfinished_data_set_of_another_folder_is_not_gone_on_with(runs, tmp_path):
+    config, other = RenderConfig(n_pixels=16, n_cameras=2), tmp_path / "other"
+    other.mkdir()
+    encounter("z").write(other / "z.h5")
+    steps = build_dataset(runs, tmp_path / "suite.h5", config)
+    next(steps)
+    steps.close()
+    with pytest.raises(DatasetError, match="suite.h5.partial: holds a, which is not in the folder; choose another"):
+        list(build_dataset(other, tmp_path / "suite.h5", config))
+    assert dict(build_dataset(runs, tmp_path / "suite.h5", config)) == dict.fromkeys("abc")
+
+
+def test_pictures_beside_those_of_an_encounter_are_of_the_same_one(runs, tmp_path):
+    """An encounter's own come last: stopped before, only those of its galaxies alone tell whose they are."""
+    config, others = RenderConfig(n_pixels=16, n_cameras=2, n_undisturbed=1), tmp_path / "others"
+    others.mkdir()
+    for folder, seed, ratio in ((runs, 1, 0.5), (others, 2, 0.9)):
+        for k, name in enumerate("ab"):
+            one = encounter(name, k)
+            one.time = one.time - 100
+            one.parameters.update({"mass_ratio": ratio, "seed": seed})
+            one.write(folder / f"{name}.h5")
+    (runs / "c.h5").unlink()
+    steps = build._rendered([(runs / "a.h5", kind) for kind in build._kinds(config)], config, None)
+    with pytest.raises(KeyboardInterrupt), build.DatasetWriter(tmp_path / "suite.h5", config.to_json()) as writer:
+        assert build._write_pieces(writer, next(steps)[1], config) is None
+        raise KeyboardInterrupt
+    with pytest.raises(DatasetError, match="its a-.* is another encounter .*here"):
+        list(build_dataset(others, tmp_path / "suite.h5", config))
+    assert dict(build_dataset(runs, tmp_path / "suite.h5", config)) == dict.fromkeys("ab")
+
+
+def test_an_encounter_of_which_a_part_cannot_be_rendered_is_named_once(runs, tmp_path):
+    """They begin at their pericentre: there are none of their galaxies alone."""
+    config = RenderConfig(n_pixels=16, n_cameras=2, n_undisturbed=1, light="both")
+    done = list(build_dataset(runs, tmp_path / "suite.h5", config))
+    assert [name for name, _ in done] == ["a", "b", "c"]
+    assert all(error.startswith(f"{name}-single-starlight: ") and "n_undisturbed" in error for name, error in done)
+    assert {"b", "b-starlight"} <= set(Dataset(tmp_path / "suite.h5").groups)
+
+
 @pytest.mark.parametrize("change, words", [
     ({"n_pixels": 32}, "n_pixels = 24, here 32; choose another output, or delete it"),
     ({"n_pixels": 32, "seed": 1}, "n_pixels = 24, here 32 .and 1 more differ"),

@@ -390,6 +390,19 @@ def test_labels_of_other_encounters_do_not_replace_a_data_set(folder):
     assert data.read_bytes() == before
 
 
+def test_a_snapshot_of_which_any_file_was_written_again_is_another(tmp_path):
+    x, m = pair()
+    for k in range(2):
+        gadget(tmp_path / f"s.{k}.hdf5", {4: (x, m)}, NumFilesPerSnapshot=2)
+    (tmp_path / "labels.csv").write_text("snapshot,encounter,time,mass_ratio,size_ratio,pericentre\n"
+                                         "s.0.hdf5,a,0,1,1,8\n")
+    before = Labels(tmp_path / "labels.csv").digest
+    gadget(tmp_path / "t.1.hdf5", {4: (x, m)})
+    assert Labels(tmp_path / "labels.csv").digest == before
+    os.utime(tmp_path / "s.1.hdf5", ns=(0, 0))
+    assert Labels(tmp_path / "labels.csv").digest != before
+
+
 @pytest.fixture
 def gas_label(monkeypatch):
     """A label of a user's own, as docs/extending.md says."""
@@ -414,6 +427,15 @@ def test_a_label_of_ones_own_comes_in_through_the_labels(folder, gas_label, name
     first = data.group == data.groups.index("run_1")
     np.testing.assert_array_equal(data.labels["gas_fraction"][first], np.float32(0.3))
     assert np.isnan(data.labels["gas_fraction"][~first]).all()  # not known
+
+
+def test_a_label_on_a_logarithmic_scale_is_positive(folder, monkeypatch):
+    label = Label("gas_fraction", "gas_fraction", "gas/baryons", 0.01, 1, 20, 1.0, True, title="Gas fraction")
+    monkeypatch.setattr(schema, "LABELS", (*LABELS, label))
+    rows = list(csv.DictReader(open(folder / "labels.csv")))
+    table(folder, [{**r, "gas_fraction": "0" if r["encounter"] == "run_1" else "0.3"} for r in rows])
+    list(build_dataset(folder, folder / "suite.h5", TINY))
+    refused(lambda: Dataset(folder / "suite.h5"), "group run_1, camera 0, snapshot 0: gas_fraction = 0 cannot be")
 
 
 def test_labels_without_it_are_the_same_as_before_there_was_such_a_label(folder, request):

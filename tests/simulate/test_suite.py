@@ -310,6 +310,21 @@ def test_two_campaigns_in_one_folder_do_not_run_the_same_encounters(tmp_path, ru
     assert run("simulate", suite, "-o", runs, "--workers", 1).status == 0
 
 
+def test_a_seed_that_no_file_could_hold_is_refused():
+    """A time stamp is one: encounters have its millionfold."""
+    with pytest.raises(ConfigError, match="design.*seed.*less than 9223372036854"):
+        SuiteConfig.parse({"design": {"kind": "sobol", "seed": 20261127212400}}, "suite.yaml")
+
+
+def test_a_value_that_takes_long_to_come_back_comes(monkeypatch):
+    """Whatever the first limit: every attempt begins anew, and has more time."""
+    from deepgalaxy import cluster
+
+    monkeypatch.setattr(cluster, "_FETCH_SECONDS", 0.001)
+    with dask_client(n_workers=1) as client:
+        assert len(cluster.begin_task(client, bytes, 200_000_000)()) == 200_000_000
+
+
 def test_a_secondary_of_its_own_has_the_ratios_that_are_written():
     """They are what a model learns: a label of 1 for a secondary of a tenth would be wrong."""
     tenth = {"disc_mass": 5e9, "bulge_mass": 1e9, "halo_mass": 6e10}

@@ -21,6 +21,7 @@ from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.splits import split_by_encounter
 from deepgalaxy.data.writer import write_dummy_dataset
 from deepgalaxy.errors import ConfigError, DatasetError, ModelError
+from deepgalaxy.files import keep_others_out
 from deepgalaxy.image.observation import image_seeds, light_from_stored, observe_frames
 from deepgalaxy.image.realism import RealismConfig
 from deepgalaxy.inference.calibration import light_of
@@ -220,6 +221,41 @@ def test_resume_equals_uninterrupted_run(straight, data, tmp_path):
     resumed = fit(config, said.append)
     assert said[0] == "going on from epoch_00000.ckpt" and said[1].startswith("epoch 2/2")
     assert_same(state(path), state(resumed))
+
+
+def test_weights_of_another_training_are_not_taken_for_those_of_this_one(straight, data, tmp_path):
+    """Its checkpoints were deleted and another one begun, which was killed before it wrote its weights."""
+    first = recipe(data, tmp_path / "run", optimiser={"warmup": 2, "learning_rate": 1e-4})
+    path = fit(first, say=lambda line: None)
+    weights = path.read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    second = recipe(data, tmp_path / "run")
+    fit(second, say=lambda line: None)
+    assert len(metrics(tmp_path / "run")) == 2 and (tmp_path / "run" / "metrics_before.jsonl").exists()
+    path.write_bytes(weights)
+    assert_same(state(fit(second, say=lambda line: None)), state(straight[1]))
+    said = []
+    fit(second, said.append)
+    assert said == [f"{path}: all 2 epochs are done"]
+
+
+def test_two_trainings_in_one_output_do_not_get_in_each_others_way(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.monotonic", iter(range(0, 1000, 20)).__next__)  # nobody waits for the other to end
+    with keep_others_out(tmp_path / "run", RuntimeError, "busy"):
+        with pytest.raises(ConfigError, match="run: another training is at work there; wait for it to end"):
+            fit(recipe(data, tmp_path / "run"), say=lambda line: None)
+        assert not list((tmp_path / "run").iterdir())
+
+
+def test_one_encounter_and_its_galaxies_alone_are_one(data, tmp_path):
+    with h5py.File(data) as source, h5py.File(tmp_path / "one.h5", "w") as f:
+        f.attrs.update(source.attrs)
+        name = next(iter(source))
+        for group in (name, f"{name}-single"):
+            source.copy(source[name], f, group)
+        f[f"{name}-single"].attrs.update({"kind": "single", "encounter": name})
+    with pytest.raises(DatasetError, match="holds 1 encounter; training needs at least 2"):
+        fit(recipe(tmp_path / "one.h5", tmp_path / "run"), say=lambda line: None)
 
 
 def test_damaged_newest_checkpoint_is_passed_over(straight, tmp_path):

@@ -84,13 +84,17 @@ def build_dataset(folder: str | Path, path: str | Path, config: RenderConfig, cl
         extend_dataset(path)
     with DatasetWriter(path, made_by) as writer:
         if not held:  # an interrupted run's
-            _refuse_others(path, {name: writer.attributes(name) for name in writer.done}, wanted)
+            _refuse_others(writer.partial, {name: writer.attributes(name) for name in writer.done}, wanted)
         yield from ((name, None) for name in sorted(writer.done) if name not in wanted or not wanted[name][1])
         missing = [source for name, source in wanted.items() if name not in writer.done]
+        last = {file: kind for file, kind in missing}
+        errors: dict[Path, str] = {}  # the first of each encounter
         for (file, kind), pieces in _rendered(missing, config, client):
             error = _write_pieces(writer, pieces, config)
-            if not kind or error is not None:
-                yield file.stem, error
+            if error is not None:
+                errors.setdefault(file, f"{'-'.join([file.stem, *kind])}: {error}" if kind else error)
+            if kind == last[file]:
+                yield file.stem, errors.get(file)
 
 
 def _kinds(config: RenderConfig) -> list[tuple[str, ...]]:
@@ -171,16 +175,20 @@ def _settings(config: str) -> dict:
 def _refuse_others(path: str | Path, held: dict[str, dict], wanted: dict[str, tuple[Path, tuple[str, ...]]]) -> None:
     """Encounters of all suites have the same names: what a data set holds must be of those in the folder."""
     for name, attributes in held.items():
-        file, kind = wanted.get(name, (None, None))
-        if file is None or kind or not file.is_file():  # a user's own: the labels' digest is in the config
+        if name not in wanted:
+            raise DatasetError(f"{path}: holds {one_line(name)}, which is not in the folder; choose another output, or "
+                               "delete it to photograph them anew")
+        file, _ = wanted[name]
+        if not file.is_file():  # a user's own: the labels' digest is in the config
             continue
         try:
             parameters = parameters_of(file)
         except SimulationError:  # damaged since: its pictures are there
             continue
         for key, value in parameters.items():
-            if key in attributes and attributes[key] != value and value == value:
-                raise DatasetError(f"{path}: its {name} is another encounter than {file} ({key} {attributes[key]}, "
+            before = attributes.get(key, value)
+            if before != value and before == before and value == value:
+                raise DatasetError(f"{path}: its {name} is another encounter than {file} ({key} {before}, "
                                    f"here {value}); choose another output, or delete it to photograph them anew")
 
 

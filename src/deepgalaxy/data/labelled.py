@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -146,10 +147,11 @@ class Labels:
         for name, rows in self._encounters.items():
             self._check_encounter(name, rows)
         self.names = sorted(self._encounters)
-        # A snapshot that was written again makes other pictures.
-        found = [(self.path.parent / row.snapshot).stat() for _, row in labels]
-        everything = [self.reading.to_json(), *((_written(row), file.st_size, file.st_mtime_ns)
-                                                for (_, row), file in zip(labels, found, strict=True))]
+        # A snapshot that was written again makes other pictures, whichever of its files.
+        everything = [self.reading.to_json()]
+        for _, row in labels:
+            found = [file.stat() for file in _files_of(self.path.parent / row.snapshot)]
+            everything.append((_written(row), *((file.st_size, file.st_mtime_ns) for file in found)))
         self.digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
     def encounter(self, name: str) -> LabelledEncounter:
@@ -307,3 +309,11 @@ def _stage(value: str | int) -> int | None:
     """Its number; None if there is no such stage."""
     names = {str(i): i for i in range(len(STAGES))} | {name: i for i, name in enumerate(STAGES)}
     return names.get(str(value).strip().lower())
+
+
+def _files_of(snapshot: Path) -> list[Path]:
+    """The file of a snapshot, and after it those beside it where it is one of NAME.0.hdf5, NAME.1.hdf5 and so on."""
+    name = re.fullmatch(r"(.+\.)\d+(\.[^.]+)", snapshot.name)
+    others = [] if name is None else [file for file in snapshot.parent.iterdir() if file != snapshot and
+                                      re.fullmatch(rf"{re.escape(name[1])}\d+{re.escape(name[2])}", file.name)]
+    return [snapshot, *sorted(others)]

@@ -227,7 +227,8 @@ class Dataset:
         stars = np.array([row.get("primary_stars", REFERENCE_STARS) for row in self.attributes], float)
         self.labels["time"] *= np.sqrt(stars / REFERENCE_STARS).astype(np.float32)[self.group]
         wrong = {name: np.isinf(values) for name, values in self.labels.items()}  # the loss would be nan
-        wrong["pixel_scale"] |= self.labels["pixel_scale"] <= 0
+        for name in ("pixel_scale", *(label.column for label in schema.LABELS if label.log)):
+            wrong[name] |= self.labels[name] <= 0
         self.labels["stage"] = column("stage", np.uint8)
         unknown = (self.labels["stage"] >= len(STAGES)) & (self.labels["stage"] != NO_STAGE)
         for name, bad in {**wrong, "stage": unknown}.items():

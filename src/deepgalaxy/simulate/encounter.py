@@ -77,7 +77,7 @@ class EncounterConfig(Config):
     primary_disc_node: float = Field(0.0, ge=0, le=360, description="degrees, in the orbital plane")
     secondary_disc_inclination: float = Field(0.0, ge=0, le=180, description="degrees; 0 prograde")
     secondary_disc_node: float = Field(0.0, ge=0, le=360, description="degrees, in the orbital plane")
-    seed: int = Field(0, ge=0, description="of the particles")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the particles")
     primary: GalaxyConfig = Field(default_factory=GalaxyConfig)
     secondary: GalaxyConfig | None = Field(None, description="without it, the primary scaled by both ratios")
     resolution: Resolution = Field(default_factory=Resolution)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from ..cluster import PATIENCE, LostWorkers, run_tasks
 from ..config import Config
 from ..errors import ConfigError, SimulationError
-from ..files import lock, write_whole
+from ..files import keep_others_out, write_whole
 from ..labels import ENCOUNTER_NAME
 from .encounter import EncounterConfig, Resolution, is_finished, simulate_to_file
 from .galaxy import GalaxyConfig
@@ -54,7 +53,7 @@ class SobolDesign(Config):
 
     kind: Literal["sobol"] = "sobol"
     n_encounters: int = Field(300, ge=1, le=1_000_000)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63 // 1_000_000, description="encounters have its millionfold and their number")
     mass_ratio: Range = Range(low=0.2, high=1.0, log=True)
     size_excess: Range = Field(Range(low=0.7, high=1.4, log=True),
                                description="size_ratio / sqrt(mass_ratio): how large for its mass")
@@ -222,8 +221,7 @@ def _refuse_another_suite(config: SuiteConfig, path: Path) -> None:
                           f"{path.name}); choose another folder")
 
 
-@contextmanager
-def alone_in(folder: str | Path) -> Iterator[None]:
+def alone_in(folder: str | Path) -> AbstractContextManager:
     """Keep other campaigns out of a folder meanwhile: two would run the same encounters.
 
     Raises
@@ -231,24 +229,8 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     SimulationError
         If another one is at work there, or the folder cannot be made.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)  # Windows opens no folder
-    except OSError as error:
-        raise SimulationError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
-    if descriptor is None:
-        yield
-        return
-    try:
-        try:
-            lock(descriptor)
-        except BlockingIOError:
-            raise SimulationError(f"{folder}: another 'deepgalaxy simulate' is at work there; wait for it to end, or "
-                                  "give more workers to one (--workers, --scheduler)") from None
-        yield
-    finally:
-        os.close(descriptor)
+    return keep_others_out(folder, SimulationError, "another 'deepgalaxy simulate' is at work there; wait for it to "
+                           "end, or give more workers to one (--workers, --scheduler)")
 
 
 def run_suite(config: SuiteConfig, folder: str | Path, client, patience: float = PATIENCE, gadget: bool = False,

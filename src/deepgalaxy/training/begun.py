@@ -11,9 +11,10 @@ import numpy as np
 
 from ..errors import ConfigError, ModelError
 from ..files import write_whole
+from ..models.weights import load_weights
 from .recipe import TrainConfig
 
-__all__ = ["note_beginning", "recipe_of", "refuse_another_training"]
+__all__ = ["is_of", "note_beginning", "recipe_of", "refuse_another_training"]
 
 #: Of a recipe, what may change on the way: the machinery around the training.
 _MAY_CHANGE = {"output", "epochs", "loader_workers", "validate_every", "bad_images", "store", "in_memory",
@@ -38,6 +39,16 @@ def recipe_of(output: Path) -> TrainConfig | None:
     """The recipe that a training in this output was begun with, if there is one; a ConfigError if it is damaged."""
     path = output / "recipe.json"
     return TrainConfig.from_json(path.read_text(), str(path)) if path.is_file() else None
+
+
+def is_of(weights: Path, config: TrainConfig) -> bool:
+    """Are there weights, and did this recipe make them? Its paths may lead there from elsewhere."""
+    machinery = (_MAY_CHANGE | {"data", "start_from"}) - {"epochs", "store", "keep_of_start"}
+    try:
+        theirs = TrainConfig.parse(load_weights(weights).metadata["training"], str(weights))
+    except (ModelError, ConfigError):
+        return False
+    return theirs.model_dump(exclude=machinery) == config.model_dump(exclude=machinery)
 
 
 def refuse_another_training(config: TrainConfig, dataset) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from ..data.schema import LOG_SURFACE_DENSITY
 from ..errors import ConfigError, DatasetError, ModelError
+from ..files import keep_others_out
 from ..labels import FRAME_SIDE, LABELS, NO_STAGE, STAGES
 from .recipe import TrainConfig, check_recipe, split
 
@@ -66,7 +67,7 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     """
     from ..data.datamodule import EncounterImages
     from ..models.weights import save_weights
-    from .begun import note_beginning, refuse_another_training
+    from .begun import is_of, note_beginning, refuse_another_training
     from .callbacks import Checkpoints
     from .heads import Features, freeze
     from .start import begin_with, filled_in, mix, weights_to_start_from
@@ -84,49 +85,56 @@ def fit(config: TrainConfig, say=print, progress: bool = False) -> Path:
     (train, validate), (used, held) = split(config, dataset)
     if newest is not None:
         refuse_another_training(config, dataset)
-        if Checkpoints.epoch(newest) + 1 >= config.epochs and _epochs_of(path) == config.epochs:
+        if Checkpoints.epoch(newest) + 1 >= config.epochs and is_of(path, config):
             say(f"{path}: all {config.epochs} epochs are done")
             return path  # as it is, with what calibration added
         if Checkpoints.epoch(newest) >= config.epochs:
             raise ConfigError(f"epochs = {config.epochs}: {newest} is of epoch {Checkpoints.epoch(newest) + 1}; "
                               "raise epochs or choose another output")
-    try:
-        note_beginning(config, dataset)
-    except OSError as error:
-        raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another folder") from None
-    held = _to_validate(config, dataset, held)
-    if rank == 0 and newest is None:
-        for line in _what_is_learnt(config, dataset, train, validate, used):
-            say(line)
-    training, validation = (EncounterImages(dataset, images, config.bad_images == "skip") for images in (used, held))
-    trained_on, held_out = ({dataset.identities[g] for g in groups} for groups in (train, validate))
-    module = _module(config, dataset, len(held))
-    if start is not None:
-        trained_on |= begin_with(module, start, config, trained_on, held_out, len(dataset), newest is None)
-    if config.train == "heads":
-        freeze(module.model)
-        if newest is not None:  # features are of what stays as it is, and that is needed before the trainer loads it
-            _load(module, newest)
-        training = Features(training, module.model, config.framing, config.loss.scale_known == 1, module.logarithmic,
-                            module.opposite)
-    batches = _batches(config, len(training))
-    if newest is not None:
-        # Loaders with processes of their own begin to read before the trainer says what epoch it is.
-        batches.set_epoch(Checkpoints.epoch(newest) + 1)
-        batches.skip = Checkpoints.steps_into_epoch(newest)
-        if rank == 0:
-            say(f"going on from {newest.name}")
-    with _quiet(), _signals():
-        trainer = _trainer(config, say, progress)
-        _run(trainer, module, training, validation, batches, config, newest)
-    if trainer.is_global_zero:
-        if start is not None and config.keep_of_start:
-            mix(module.averaged.module, start.model, config.keep_of_start)
-        save_weights(path, module.averaged.module, name=config.name, training=config, store=config.store,
-                     validation_encounters=[dataset.identities[g] for g in validate],
-                     training_encounters=sorted(trained_on), n_images=len(dataset),
-                     never_seen=_never_seen(dataset, used))
-    return path
+    # The processes of a loader may live on for a moment after a worker that was killed.
+    busy = "another training is at work there; wait for it to end, or choose another output"
+    with keep_others_out(output, ConfigError, busy, f"output = {output}", 15) if rank == 0 else nullcontext():
+        try:
+            note_beginning(config, dataset)
+            if rank == 0 and newest is None and (output / "metrics.jsonl").exists():  # of another training
+                os.replace(output / "metrics.jsonl", output / "metrics_before.jsonl")
+        except OSError as error:
+            raise ConfigError(f"output = {output}: cannot be written ({error.strerror}); choose another "
+                              "folder") from None
+        held = _to_validate(config, dataset, held)
+        if rank == 0 and newest is None:
+            for line in _what_is_learnt(config, dataset, train, validate, used):
+                say(line)
+        training, validation = (EncounterImages(dataset, images, config.bad_images == "skip")
+                                for images in (used, held))
+        trained_on, held_out = ({dataset.identities[g] for g in groups} for groups in (train, validate))
+        module = _module(config, dataset, len(held))
+        if start is not None:
+            trained_on |= begin_with(module, start, config, trained_on, held_out, len(dataset), newest is None)
+        if config.train == "heads":
+            freeze(module.model)
+            if newest is not None:  # features are of what stays as it is, needed before the trainer loads it
+                _load(module, newest)
+            training = Features(training, module.model, config.framing, config.loss.scale_known == 1,
+                                module.logarithmic, module.opposite)
+        batches = _batches(config, len(training))
+        if newest is not None:
+            # Loaders with processes of their own begin to read before the trainer says what epoch it is.
+            batches.set_epoch(Checkpoints.epoch(newest) + 1)
+            batches.skip = Checkpoints.steps_into_epoch(newest)
+            if rank == 0:
+                say(f"going on from {newest.name}")
+        with _quiet(), _signals():
+            trainer = _trainer(config, say, progress)
+            _run(trainer, module, training, validation, batches, config, newest)
+        if trainer.is_global_zero:
+            if start is not None and config.keep_of_start:
+                mix(module.averaged.module, start.model, config.keep_of_start)
+            save_weights(path, module.averaged.module, name=config.name, training=config, store=config.store,
+                         validation_encounters=[dataset.identities[g] for g in validate],
+                         training_encounters=sorted(trained_on), n_images=len(dataset),
+                         never_seen=_never_seen(dataset, used))
+        return path
 
 
 def _open(config: TrainConfig):
@@ -134,9 +142,8 @@ def _open(config: TrainConfig):
     from ..data.joined import open_data
 
     dataset = open_data(config.data)
-    if len(dataset.groups) < 2:
-        raise DatasetError(f"{config.data}: holds {len(dataset.groups)} encounter; training needs at least 2, "
-                           "one of them to validate")
+    if (n := len(set(dataset.families))) < 2:
+        raise DatasetError(f"{config.data}: holds {n} encounter; training needs at least 2, one of them to validate")
     if min(dataset.shape) < 2 * config.model.stride:
         raise DatasetError(f"{config.data}: images of {dataset.shape[0]}x{dataset.shape[1]} pixels are too small for "
                            f"stride = {config.model.stride}; render larger ones or lower the stride")
@@ -277,16 +284,6 @@ def _signals():
             for number, handler in before.items():
                 if handler is not None:  # of another language than Python
                     signal.signal(number, handler)
-
-
-def _epochs_of(path: Path) -> int | None:
-    """How many epochs weights were meant to be trained; None if there are none, or none that can be read."""
-    from ..models.weights import load_weights
-
-    try:
-        return load_weights(path).metadata["training"].get("epochs")
-    except ModelError:
-        return None
 
 
 def _what_is_learnt(config: TrainConfig, dataset, train: np.ndarray, validate: np.ndarray,
