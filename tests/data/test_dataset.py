@@ -487,6 +487,17 @@ def test_absurd_images_are_refused_before_they_are_read(dummy, options, words):
     assert_refused(dummy, words)
 
 
+@pytest.mark.parametrize("name", ["images_camera_00", "t_myr_camera_01", "stage"])
+def test_an_array_without_a_checksum_is_found(dummy, name):
+    with h5py.File(dummy, "r+") as f:
+        group = f[next(iter(f))]
+        values = group[name][()]
+        del group[name]
+        group[name] = values
+    [problem] = check_dataset(dummy)
+    assert f"'{name}'" in problem and "fletcher32" in problem
+
+
 def test_lost_chunk_is_found(dummy):
     with h5py.File(dummy, "r+") as f:
         data = f["encounter_0000/images_camera_00"][()]
