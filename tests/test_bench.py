@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from deepgalaxy import bench_physics
+from deepgalaxy import bench, bench_physics
+from deepgalaxy.errors import DeepGalaxyError
 from deepgalaxy.simulate import gpu
 from deepgalaxy.simulate.gpu import DirectForces
 
@@ -26,6 +27,12 @@ def test_scaling_measures_one_and_two_workers(run):
     rates = [row["images_per_second_weak"]["median"] for row in result["rows"]]
     assert two["efficiency_weak"]["median"] == pytest.approx(rates[1] / 2 / rates[0])
     assert two["allreduce"]["median"] > 0 and one["allreduce"]["median"] == 0
+
+
+def test_a_training_that_fails_says_why(tmp_path):
+    """And not what torchrun writes around it."""
+    with pytest.raises(DeepGalaxyError, match="a training of 2 workers failed: DatasetError: .*none.h5"):
+        bench._train_once(tmp_path / "run", tmp_path / "none.h5", 2, 8, 2)
 
 
 def test_gravity_is_measured_beside_pytreegrav(run):
