@@ -240,7 +240,7 @@ class Predictor:
             familiarity = self.library.familiarity(features)
         story = Story(
             image=picture.name, model=self.weights.identity,
-            scale={"kpc_per_pixel": kpc, "source": source, "used": bool(told)},
+            scale={"kpc_per_pixel": kpc, "source": source}, scale_used=bool(told),
             properties=properties, stage=stage, familiarity=familiarity,
             flags=flags + _familiarity_flags(familiarity) + _stage_flags(stage, self._training["unseen_stages"]),
             matches=matches, clock=clock, training=self._training, kpc_per_pixel_estimate=estimate,

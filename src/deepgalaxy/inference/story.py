@@ -66,6 +66,7 @@ class Story:
     matches: list[Match]
     clock: dict = field(default_factory=dict)  #: what the Myr hold for, see `clock.set_clock`
     training: dict = field(default_factory=dict)  #: of the model, for reports: see `predictor.training_of`
+    scale_used: bool = True  #: the model was told the scale, if it is known; one that cannot be is not told
     kpc_per_pixel_estimate: dict | None = None  #: quantiles of what the picture suggests, if nobody tells its scale
     distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
     #: Draws (S,) from the joint posterior, one array per label and "kpc_per_pixel"; see `posterior.joint_samples`.

@@ -117,8 +117,13 @@ def familiarity_sentence(familiarity: float) -> str:
     return f"{word.capitalize()}: {share} of mock observations of other encounters are less usual.{advice}"
 
 
-def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None = None, shipped: bool = True) -> str:
-    """Where the physical scale is from, and what the times hold for; `shipped`: if the shipped weights answer."""
+def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None = None, shipped: bool = True,
+                   used: bool = True) -> str:
+    """Where the physical scale is from, and what the times hold for.
+
+    shipped : the shipped weights answer.
+    used : the model was told the scale, if there is one.
+    """
     value, clock = scale.get("kpc_per_pixel"), clock or {}
     known = {"given": "as given", "wcs": "from the file's coordinates"}.get(scale.get("source"), "estimated")
     if clock.get("basis") == "mass":
@@ -126,7 +131,7 @@ def scale_sentence(scale: dict, clock: dict | None = None, estimate: dict | None
                 f"{clock['stellar_mass']:.2g} Msun of stars in both galaxies (± {clock['stellar_mass_dex']:.2g} dex); "
                 "the matches keep the times of their simulations.")
     ticks = f"; the dynamical time of its disc is {clock['dynamical_time_myr']:.0f} Myr" if clock else ""
-    if value is None or not scale.get("used", True):
+    if value is None or not used:
         guess = f" (the picture suggests {estimate['p50']:.2g} kpc per pixel, {estimate['p16']:.2g} to " \
             f"{estimate['p84']:.2g})" if estimate else ""
         primary = "like the Milky Way in mass and size" if shipped else \

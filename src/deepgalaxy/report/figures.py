@@ -85,7 +85,8 @@ def story_figure(story: Story) -> Figure:
     """
     title = _wrap(shorten(short_name(story.image), 150), 26, _INNER, bold=True)[:2]
     notes = [(text, "accent") for text in story.flags]
-    notes += [(scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate, is_shipped(story)), "text"),
+    notes += [(scale_sentence(story.scale, story.clock, story.kpc_per_pixel_estimate, is_shipped(story),
+                              story.scale_used), "text"),
               (familiarity_sentence(story.familiarity), "text"),
               (limits(story), "muted")]
     lines = [(line, colour, i == 0) for text, colour in notes

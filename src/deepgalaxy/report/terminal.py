@@ -64,7 +64,7 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
             mark = footnotes.setdefault((printable(error), "red"), len(footnotes) + 1)
             table.add_row(_name(names[image], [mark]), "failed", style="red")
     lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
-    scales = dict.fromkeys(scale_sentence(s.scale, s.clock, shipped=is_shipped(s)) for s in stories
+    scales = dict.fromkeys(scale_sentence(s.scale, s.clock, None, is_shipped(s), s.scale_used) for s in stories
                            if isinstance(s, Story))
     lines += [Text(text, style="dim") for text in scales]
     if lines:
