@@ -5,11 +5,8 @@ cd "$(dirname "$0")/.."
 run="uv run --no-sync"
 $run deepgalaxy index --model work/shipped/model.safetensors --data work/wide2.h5 --data work/light/wide3.h5 \
     --data work/wide4.h5 --data work/light/wide5.h5 -o work/references --images 48000 --no-calibration
-# A dozen images of each encounter are enough; more encounters look like more.
-$run deepgalaxy index --model work/shipped/model.safetensors --references work/references --add --data work/wide7.h5 \
-    -o work/more --images 12000
 # Error bars, and how unusual an unseen encounter may be, from encounters that were not trained on.
-$run deepgalaxy index --model work/shipped/model.safetensors --references work/more --data work/wide7.h5 -o work/library
+$run deepgalaxy index --model work/shipped/model.safetensors --references work/references --data work/wide7.h5 -o work/library
 cp work/library/model.safetensors work/library/library.h5 src/deepgalaxy/shipped/
 $run deepgalaxy evaluate --data work/test.h5 --images 3000 --json work/library/evaluation.json \
     --report work/library/evaluation

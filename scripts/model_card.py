@@ -18,8 +18,8 @@ ABOUT = About(
         docs/suites.md: `core`, 428 encounters, `wide`, 256, with mass ratios from 0.1, pericentres of 2-40 kpc, bound
         to hyperbolic orbits, discs and bulges of all sizes, -200 to +500 Myr and a third of them to +1000 Myr, single
         galaxies and chance pairs, and `wide-2` to `wide-6`, 186, 410, 200, 200 and 83 more of the wide design; the
-        library is of `wide-2` to `wide-5`. Error bars, and how unusual an unseen encounter may be, come from `bars`,
-        96 encounters of the wide design that were not trained on; the figures below from `test`, 128 others. What
+        library is of `wide-2` to `wide-5`. Error bars, and how unusual an unseen encounter may be, come from `wide-7`,
+        352 encounters of the wide design that were not trained on; the figures below from `test`, 128 others. What
         ships, the form of the error bars and the ranking of look-alikes were chosen with figures of `test` in view, so
         that they may be a little better than on encounters that nobody looked at. On `fresh`, 64 such encounters,
         time errs by 16.1 Myr clean and 22.3 with realism, mass ratio by 0.024 and 0.076, size ratio by 0.041 and
@@ -50,7 +50,7 @@ ABOUT = About(
     limits=(
         """In the suites of the first five parts larger discs go with larger mass ratios (rank correlation 0.5 to
         0.9), by a fault of their design; in the last ten parts one suite goes the other way and has as much
-        weight, or somewhat more (docs/suites.md, What goes with what). In `bars` and `test` nothing goes with
+        weight, or somewhat more (docs/suites.md, What goes with what). In `wide-7` and `test` nothing goes with
         anything.""",
         "The primary of the simulations is like the Milky Way: a disc of 5e10 Msun, scale length 3 kpc.",
         """Two galaxies of an old stellar disc each: no gas, no star formation, no dust but what light and realism paint
