@@ -151,7 +151,7 @@ class Labels:
         everything = [self.reading.to_json()]
         for _, row in labels:
             found = [file.stat() for file in _files_of(self.path.parent / row.snapshot)]
-            everything.append((_written(row), *((file.st_size, file.st_mtime_ns) for file in found)))
+            everything.append((_written(row), *(x for file in found for x in (file.st_size, file.st_mtime_ns))))
         self.digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
     def encounter(self, name: str) -> LabelledEncounter:
