@@ -55,11 +55,12 @@ def test_agreement_is_the_correlation_and_at_most_one():
         assert one >= np.corrcoef(original.ravel(), pictures[0].ravel())[0, 1] - 1e-5
 
 
-def test_structure_is_what_lies_between_two_scales():
+def test_structure_is_what_lies_between_two_scales_over_what_is_around_it():
     pictures = blobs(12)
 
     def structure(picture):
-        return (gaussian_filter(picture, 1) - gaussian_filter(picture, 5)).ravel()
+        around = gaussian_filter(picture, 5)
+        return ((gaussian_filter(picture, 1) - around) / (around + 0.1)).ravel()
 
     expected = [np.corrcoef(structure(picture), structure(pictures[0]))[0, 1] for picture in pictures]
     np.testing.assert_allclose(structure_agreement(pictures[0], pictures), expected, atol=1e-4)
@@ -79,6 +80,19 @@ def test_arms_are_seen_in_the_structure_and_not_in_the_light():
     structure = structure_agreement(spiral, laid)
     assert structure[1] > structure[0] + 0.1
     assert structure[1] - structure[0] > 2 * (light[1] - light[0])
+
+
+def test_a_faint_companion_counts_by_its_contrast():
+    """Beside a bright galaxy it has next to no light, and is the first that a person misses."""
+    y, x = np.mgrid[-32:32, -32:32] + 0.5
+
+    def galaxy(x0, y0, size, peak):
+        return peak * np.exp(-np.hypot(x - x0, y - y0) / size)
+
+    main, companion = galaxy(-6, 0, 5, 1.0), galaxy(20, 8, 3, 0.3)
+    with_it, without = structure_agreement(main + companion, np.stack([1.1 * galaxy(-6, 0, 4, 1) + companion, main]))
+    assert np.corrcoef((main + companion).ravel(), main.ravel())[0, 1] > 0.98
+    assert with_it > without + 0.1
 
 
 def test_nothing_wraps_around_the_border():

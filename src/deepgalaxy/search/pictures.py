@@ -25,6 +25,7 @@ _LEVELS = 1024  # of brightness that are told apart
 _SHARE = 0.7  # lit share at which the whole library is compared
 _FAINT, _SMOOTH = 0.15, 1.2  # light below this is smoothed by so many pixels
 _STRUCTURE = (1.0, 5.0)  # standard deviations in pixels between which light counts as structure
+_DIM = 0.1  # light around it below which structure counts as if there were so much
 
 #: Correlation above which a decoder's picture is taken for one of the frame: of mock observations all have more than
 #: 0.35, of real pictures more than 0.55, of decoders that have hardly learnt less than 0.2.
@@ -186,9 +187,13 @@ def structure_agreement(query: np.ndarray, pictures: np.ndarray) -> np.ndarray:
 
 
 def _structure(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (K, n, n) less what is around each pixel, less their mean."""
+    """Pictures (K, n, n) less what is around each pixel, over that, less their mean.
+
+    A faint arm or companion is seen as well as a nucleus: by its contrast.
+    """
     fine, coarse = (gaussian_filter(pictures, (0, sigma, sigma)) for sigma in _STRUCTURE)
-    return fine - coarse - (fine - coarse).mean(axis=(1, 2), keepdims=True)
+    contrast = (fine - coarse) / (coarse + _DIM)
+    return contrast - contrast.mean(axis=(1, 2), keepdims=True)
 
 
 def _overlap(shift: int, n: int) -> tuple[slice, slice]:
