@@ -12,7 +12,7 @@ import yaml
 
 from deepgalaxy.data import schema
 from deepgalaxy.data.build import build_dataset, encounter_files
-from deepgalaxy.data.foreign import read_stars
+from deepgalaxy.data.foreign import files_of, read_stars
 from deepgalaxy.data.labelled import Labels, labels_file, orbit_rotation
 from deepgalaxy.data.reader import Dataset
 from deepgalaxy.data.schema import check_dataset
@@ -399,6 +399,9 @@ def test_a_snapshot_of_which_any_file_was_written_again_is_another(tmp_path):
     before = Labels(tmp_path / "labels.csv").digest
     gadget(tmp_path / "t.1.hdf5", {4: (x, m)})
     assert Labels(tmp_path / "labels.csv").digest == before
+    assert files_of(tmp_path / "s.0.hdf5") == [tmp_path / "s.0.hdf5", tmp_path / "s.1.hdf5"]
+    gadget(tmp_path / "t.0.hdf5", {4: (x, m)})  # numbered by time, each of one file
+    assert files_of(tmp_path / "t.0.hdf5") == [tmp_path / "t.0.hdf5"]
     os.utime(tmp_path / "s.1.hdf5", ns=(0, 0))
     assert Labels(tmp_path / "labels.csv").digest != before
 

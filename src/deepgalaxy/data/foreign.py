@@ -18,7 +18,7 @@ from ..progress import one_line
 from ..simulate.gadget import KPC_IN_CM, MSUN_IN_G
 from .schema import LOSSY_FILTERS, guard, member, open_file
 
-__all__ = ["Stars", "read_stars"]
+__all__ = ["Stars", "files_of", "read_stars"]
 
 #: Which types are stars without a word of the user: disc, bulge and formed ones; in SWIFT 2 and 3 are dark matter
 #: and sinks.
@@ -45,6 +45,7 @@ _MASS_RANGE = (1e5, 1e14)
 _RADIUS_RANGE = (0.01, 3000.0)
 #: Files of one snapshot.
 _MAX_FILES = 4096
+_PART = re.compile(r"(.+\.)(\d+)(\.[^.]+)")  # of the name of one of several files of a snapshot
 
 
 @dataclass
@@ -108,11 +109,27 @@ def _read_file(path: str | Path, types, units, smoothing: bool) -> tuple[_Snapsh
     return snapshot, [part for part in parts if part is not None]
 
 
+def files_of(path: Path) -> list[Path]:
+    """A snapshot's file and, where its header says that there are several, the others that lie beside it.
+
+    Of one that cannot be read, its own: `read_stars` says why.
+    """
+    if _PART.fullmatch(path.name) is None:
+        return [path]
+    source = one_line(path)
+    try:
+        with open_file(path) as file, guard(source):
+            n_files = _Snapshot(file, source, (1.0, 1.0)).n_files
+        return [path, *filter(Path.is_file, _files_beside(path, n_files))]
+    except DatasetError:
+        return [path]
+
+
 def _files_beside(path: Path, n_files: int) -> list[Path]:
     """The other files of a snapshot that is written as NAME.0.hdf5, NAME.1.hdf5 and so on."""
     if n_files == 1:
         return []
-    name = re.fullmatch(r"(.+\.)(\d+)(\.[^.]+)", path.name)
+    name = _PART.fullmatch(path.name)
     if name is None or int(name[2]) >= n_files:
         raise DatasetError(f"{one_line(path)}: is one of {n_files} files of its snapshot; they must be named "
                            f"NAME.0.hdf5 to NAME.{n_files - 1}.hdf5 and lie beside each other")

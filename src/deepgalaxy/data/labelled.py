@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from ..errors import ConfigError, DatasetError
 from ..labels import ENCOUNTER_NAME, NO_SEPARATION, NO_STAGE, STAGES, UNDISTURBED
 from ..progress import one_line
 from ..simulate.snapshot import stages
-from .foreign import read_stars
+from .foreign import files_of, read_stars
 from .schema import label_attributes
 
 __all__ = ["LABELS_NAMES", "LabelledEncounter", "Labels", "ReadingConfig", "SnapshotLabels",
@@ -150,7 +149,7 @@ class Labels:
         # A snapshot that was written again makes other pictures, whichever of its files.
         everything = [self.reading.to_json()]
         for _, row in labels:
-            found = [file.stat() for file in _files_of(self.path.parent / row.snapshot)]
+            found = [file.stat() for file in files_of(self.path.parent / row.snapshot)]
             everything.append((_written(row), *(x for file in found for x in (file.st_size, file.st_mtime_ns))))
         self.digest = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
@@ -309,11 +308,3 @@ def _stage(value: str | int) -> int | None:
     """Its number; None if there is no such stage."""
     names = {str(i): i for i in range(len(STAGES))} | {name: i for i, name in enumerate(STAGES)}
     return names.get(str(value).strip().lower())
-
-
-def _files_of(snapshot: Path) -> list[Path]:
-    """The file of a snapshot, and after it those beside it where it is one of NAME.0.hdf5, NAME.1.hdf5 and so on."""
-    name = re.fullmatch(r"(.+\.)\d+(\.[^.]+)", snapshot.name)
-    others = [] if name is None else [file for file in snapshot.parent.iterdir() if file != snapshot and
-                                      re.fullmatch(rf"{re.escape(name[1])}\d+{re.escape(name[2])}", file.name)]
-    return [snapshot, *sorted(others)]
