@@ -383,6 +383,33 @@ def test_the_clean_picture_decides_between_what_a_frame_shows_at_once(tmp_path):
     assert other.row == without.row
 
 
+def test_activation_maps_decide_among_those_that_are_compared_last(tmp_path):
+    """Every image is of an encounter of its own; the model is asked about the picture, then about the candidates."""
+    values = content() | {"encounter": np.arange(N), "encounters": [f"encounter_{i:04d}" for i in range(N)]}
+    write_library(tmp_path / "library.h5", **values)
+    library, frame = Library(tmp_path), pictures(1, seed=5)
+    usual = [match.row for match in library.matches(np.zeros((1, D)), frame, k=20)]
+
+    def maps_of(favourite, seen):
+        def see(shown):
+            seen.append(shown)
+            maps = np.ones((len(shown), 3, 2, 2))
+            if len(seen) > 1:  # laid on the picture: those that are compared last, in their order
+                maps[np.arange(len(shown)) != favourite] *= -1
+            return maps
+        return see
+
+    for favourite in (0, 7, 19):
+        seen = []
+        rows = [match.row for match in library.matches(np.zeros((1, D)), frame, k=20, see=maps_of(favourite, seen))]
+        assert rows == [usual[favourite], *(row for row in usual if row != usual[favourite])]
+        assert [len(shown) for shown in seen] == [1, 48]
+    # Who asks for z alone is not answered by pictures.
+    by_z = [[match.row for match in library.matches(np.zeros((1, D)), frame, k=5, picture_weight=0, see=see)]
+            for see in (None, maps_of(7, []))]
+    assert by_z[0] == by_z[1]
+
+
 def test_smoothing_leaves_what_is_bright_and_the_sum_of_what_is_faint():
     rng, pictures = np.random.default_rng(0), np.zeros((2, 64, 64), np.float32)
     pictures[0, 20:40, 20:40], pictures[1] = 0.8, 0.05 + 0.01 * rng.standard_normal((64, 64))

@@ -14,6 +14,7 @@ from deepgalaxy.search.pictures import (
     disc_contrast,
     flipped,
     lit_share,
+    map_agreement,
     structure_agreement,
     tidy,
 )
@@ -93,6 +94,22 @@ def test_a_faint_companion_counts_by_its_contrast():
     with_it, without = structure_agreement(main + companion, np.stack([1.1 * galaxy(-6, 0, 4, 1) + companion, main]))
     assert np.corrcoef((main + companion).ravel(), main.ravel())[0, 1] > 0.98
     assert with_it > without + 0.1
+
+
+def test_maps_agree_by_the_direction_of_their_channels_where_the_query_has_any():
+    query = np.random.default_rng(0).normal(size=(5, 3, 4))
+    query[:, 2, 3] = 0
+    gain = np.random.default_rng(1).uniform(0.1, 9, (3, 4))
+    other = query.copy()
+    other[:, 2, 3] = 7  # where the query has nothing, nothing is asked
+    across = np.zeros_like(query)
+    across[0], across[1] = -query[1], query[0]
+    np.testing.assert_allclose(map_agreement(query, np.stack([query, gain * query, other, -query, across])),
+                               [1, 1, 1, -1, 0], atol=1e-12)
+    # A cell counts by how far its channels are from zero: here one has three quarters of the weight.
+    cells, turned = np.array([[[3.0, 1.0]], [[0.0, 0.0]]]), np.array([[[3.0, 0.0]], [[0.0, 1.0]]])
+    assert map_agreement(cells, turned[None]) == pytest.approx(0.75)
+    assert np.isfinite(map_agreement(0 * query, np.zeros((2, *query.shape)))).all()
 
 
 def test_nothing_wraps_around_the_border():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..errors import ConfigError, DeepGalaxyError, ImageError, LibraryError
 from ..files import sha256_of, shipped
@@ -356,7 +357,14 @@ def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: n
     learnt, z = weights.learnt, weights.model.vae.encode(maps)[0].numpy()
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
     ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
-    return library.matches(z, views, k, implausibility=library.implausibility(trained), clean=clean, **ranking)
+
+    def see(pictures: np.ndarray) -> np.ndarray:
+        # By the first backbone alone: a tenth of the work, and what is found looks as much like the picture.
+        frames = F.interpolate(torch.from_numpy(pictures)[:, None], size=views.shape[1:], mode="bilinear")
+        return weights.model.encoder(frames).numpy()
+
+    return library.matches(z, views, k, implausibility=library.implausibility(trained), clean=clean, see=see,
+                           **ranking)
 
 
 def _sensible(side_kpc):

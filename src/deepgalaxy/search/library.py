@@ -10,6 +10,7 @@ import io
 import json
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from .pictures import (
     disc_contrast,
     flipped,
     lit_share,
+    map_agreement,
     small,
     smooth_faint,
     structure_agreement,
@@ -48,11 +50,11 @@ _ORIGIN = ("configs", "view")
 _TOLD = ("z_told", "metric_told")
 _MAX_CONFIG = 1 << 16  # bytes of each
 
-#: Candidates that are compared picture by picture, turned and shifted.
-_COMPARED = 48
+#: Candidates that are compared picture by picture, turned and shifted, and how many of them by their activation maps.
+_COMPARED, _LOOKED_AT = 96, 48
 
-#: Of structure beside light, where pictures are laid on each other.
-_STRUCTURE_WEIGHT = 0.3
+#: Of structure beside light, where pictures are laid on each other; and of activation maps beside both.
+_STRUCTURE_WEIGHT, _MAP_WEIGHT = 0.3, 1.75
 
 
 def encode_thumbnail(frame: np.ndarray) -> bytes:
@@ -366,15 +368,16 @@ class Library:
                 n += 1
         return total / max(n, 1)
 
-    def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 200,
+    def matches(self, z: np.ndarray, frames: np.ndarray, k: int = 5, n_candidates: int = 400,
                 picture_weight: float = 0.85, implausibility: np.ndarray | None = None,
-                posterior_weight: float = 0.1, clean: np.ndarray | None = None) -> list[Match]:
+                posterior_weight: float = 0.1, clean: np.ndarray | None = None,
+                see: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Match]:
         """The k best look-alikes, from k different encounters, turned as the query is and as bright as that.
 
         Candidates are the nearest in z, those whose pictures agree best, and those that do well in all, over the
         whole library. They are ranked by their latent distance, relative to how crowded the library is around them,
         by how well light and structure agree when pictures are laid on each other, and by whether the answers agree
-        with them.
+        with them; the best of them by how alike their activation maps are too.
 
         Parameters
         ----------
@@ -386,6 +389,7 @@ class Library:
             that has hardly learnt, and shows something else, is not asked.
         picture_weight : 0 ranks by z alone, 1 by pictures alone.
         implausibility : (N,) see there; counts with `posterior_weight`.
+        see : the activation maps (K, C, h, w) of pictures (K, n, n), 0..1; without it, maps are not compared.
         """
         unlikely = posterior_weight * (np.zeros(len(self)) if implausibility is None else implausibility)
         seen = with_and_without_sky(frames[0], clean)
@@ -400,21 +404,27 @@ class Library:
         # Mirrored back, all are laid on the image itself, at one contrast, as much of them lit as of the image.
         tidied = tidy(pictures)
         alike = sum(_alike(one, tidied) for one in seen) / len(seen)
-        best: dict[int, tuple] = {}
-        for n, ((view, row), one) in enumerate(zip(pool, alike, strict=True)):
-            entry = (_score(relative[view, row], one, picture_weight) + unlikely[row], n)
-            key = int(self.encounter[row])
-            if key not in best or entry < best[key]:
-                best[key] = entry
-        ranked = [n for _, n in sorted(best.values())[:k]]
+        cost = np.array([_score(relative[view, row], one, picture_weight) + unlikely[row]
+                         for (view, row), one in zip(pool, alike, strict=True)])
+        kept = np.argsort(cost, kind="stable")[:max(_LOOKED_AT, 2 * k)]
+        if len({int(self.encounter[pool[n][1]]) for n in kept}) < k:
+            kept = np.arange(len(pool))
+        pool, cost = [pool[n] for n in kept], cost[kept]
         # They are shown in the brightnesses of the image, without sky if that is known, and if it has any; made as
         # bright as that, faint parts would show what compression left of them.
         light = seen[0] if len(seen) == 1 else small(clean)
         brightnesses = np.sort(light, axis=None) if light.any() else disc_contrast(lit_share(light))
-        _, shown = align(seen[0], at_contrast(smooth_faint(pictures[ranked]), brightnesses))
+        _, shown = align(seen[0], at_contrast(smooth_faint(pictures[kept]), brightnesses))
+        if see is not None and picture_weight > 0:
+            asked, maps = see(np.stack([frames[0], clean][:len(seen)]).astype(np.float32)), see(shown)
+            agreement = sum(map_agreement(one, maps) for one in asked) / len(asked)
+            cost = cost + picture_weight * _MAP_WEIGHT * (1 - agreement)
+        best: dict[int, int] = {}
+        for n in np.argsort(cost, kind="stable"):
+            best.setdefault(int(self.encounter[pool[n][1]]), int(n))
+        ranked = [(*pool[n], shown[n]) for n in list(best.values())[:k]]
         typical = max(float(np.median(self._local)), 1e-6)
-        return [self._match(row, float(distance[view, row]) / typical, picture)
-                for (view, row), picture in zip((pool[n] for n in ranked), shown, strict=True)]
+        return [self._match(row, float(distance[view, row]) / typical, picture) for view, row, picture in ranked]
 
     def _candidates(self, distance, agreement, score, n, k, picture_weight) -> list[tuple[int, int]]:
         """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least.

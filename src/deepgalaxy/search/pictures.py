@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from ..image.preprocess import opened
 
-__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share", "small",
-           "smooth_faint", "structure_agreement", "tidy", "with_and_without_sky"]
+__all__ = ["PICTURE_PIXELS", "PictureBasis", "align", "at_contrast", "disc_contrast", "flipped", "lit_share",
+           "map_agreement", "small", "smooth_faint", "structure_agreement", "tidy", "with_and_without_sky"]
 
 PICTURE_PIXELS = 64
 
@@ -194,6 +194,16 @@ def _structure(pictures: np.ndarray) -> np.ndarray:
     fine, coarse = (gaussian_filter(pictures, (0, sigma, sigma)) for sigma in _STRUCTURE)
     contrast = (fine - coarse) / (coarse + _DIM)
     return contrast - contrast.mean(axis=(1, 2), keepdims=True)
+
+
+def map_agreement(query: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """How alike activation maps (K, C, h, w) are to those of the query (C, h, w): (K,), at best 1.
+
+    The cosine between the channels of each cell, where the query's are unusual above all.
+    """
+    lengths = np.linalg.norm(query, axis=0)  # (h, w)
+    cosine = (maps * query).sum(axis=1) / np.maximum(np.linalg.norm(maps, axis=1) * lengths, 1e-9)
+    return (cosine * lengths).sum(axis=(1, 2)) / np.maximum(lengths.sum(), 1e-9)
 
 
 def _overlap(shift: int, n: int) -> tuple[slice, slice]:
