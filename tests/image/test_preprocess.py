@@ -156,15 +156,44 @@ def test_largest_of_nine_is_what_pooling_finds(size):
     assert torch.equal(largest_of_nine(x), torch.nn.functional.max_pool2d(x, 3, stride=1, padding=1))
 
 
-def test_canvas_is_square_small_and_padded_with_background():
+def test_canvas_is_square_small_and_padded_with_sky():
     canvas, pixel = to_canvas(pair((100, 60)))
     assert canvas.shape == (1, 1, 100, 100) and pixel == 1
-    assert canvas[0, 0, :, :20].std() < 1e-6  # padding is flat, and as dark as the picture's border
+    assert canvas[0, 0, :, :20].std() < 1e-3  # padding is as flat as the picture's border is, and as dark
     assert canvas[0, 0, 50, 5] == pytest.approx(float(canvas[0, 0, 2, 22]), abs=0.02)
     canvas, pixel = to_canvas(pair((640, 500)))
     assert canvas.shape == (1, 1, 320, 320) and pixel == 2
     canvas, pixel = to_canvas(pair((401, 300)), size=100)
     assert canvas.shape == (1, 1, 100, 100) and pixel == pytest.approx(4.01)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_a_noisy_picture_is_framed_alike_whatever_is_cut_off_or_masked_of_its_sky(noise):
+    """What is missing is filled with sky: without its noise it stood out of a noisy picture as if it were light."""
+    rng, image = np.random.default_rng(3), np.zeros((360, 360))
+    image[80:280, 80:280] = pair()
+    noisy = image + rng.normal(0, noise * np.quantile(image[80:280, 80:280], 0.99), image.shape)
+    rim = np.ones(image.shape, bool)
+    rim[36:-36, 36:-36] = False
+
+    def framed(pixels, mask=None):
+        canvas, pixel = to_canvas(pixels, mask)
+        framing = find_frames(canvas)
+        half = canvas.shape[-1] * pixel / 2
+        assert framing.found[0]
+        return np.array([*framing.centre[0] * half, framing.half_side[0] * half])
+
+    whole = framed(noisy)
+    for other in (framed(noisy[60:300]), framed(noisy[:, 45:315]), framed(noisy[80:280]), framed(noisy, rim)):
+        assert np.abs(other - whole).max() < 0.2 * whole[2]
+
+
+def test_sky_that_is_filled_in_turns_with_the_picture():
+    image = pair((100, 60)) + np.random.default_rng(0).normal(0, 0.3, (100, 60))
+    canvas = to_canvas(image)[0][0, 0]
+    assert 0.5 < float(canvas[:, :20].std() / canvas[:6, 20:80].std()) < 2
+    for turned, back in ((image[::-1], canvas.flip(0)), (image[:, ::-1], canvas.flip(1)), (image.T, canvas.T)):
+        torch.testing.assert_close(to_canvas(np.ascontiguousarray(turned))[0][0, 0], back, rtol=0, atol=1e-6)
 
 
 def test_masked_pixels_do_not_count(reference):

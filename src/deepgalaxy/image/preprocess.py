@@ -63,12 +63,12 @@ class Framing:
 
 
 def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 320) -> tuple[torch.Tensor, float]:
-    """Pad a picture to a square with its background, and reduce it to at most `size` pixels on a side.
+    """Pad a picture to a square with its sky, and reduce it to at most `size` pixels on a side.
 
     Parameters
     ----------
     pixels : (H, W) float, y upwards.
-    mask : (H, W) bool, True where there is no value; filled with the background.
+    mask : (H, W) bool, True where there is no value; filled with the sky.
 
     Returns
     -------
@@ -94,9 +94,9 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
     if mask is not None:
         kept = border[~_border(torch.from_numpy(mask)[None])[0].numpy()]
         border = kept if len(kept) else pixels[~mask]
-    background = float(np.median(border))
+    background, noise = float(np.median(border)), _noise(pixels, mask)
     if mask is not None:
-        pixels = np.where(mask, background, pixels)
+        pixels = np.where(mask, _sky(pixels.shape, background, noise), pixels)
     # A long strip would make a huge square: it is binned first.
     binned = -(-max(pixels.shape) // _MAX_SIDE)
     if binned > 1:
@@ -104,13 +104,40 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
         pixels = pixels[:rows * binned, :columns * binned].reshape(rows, -1, columns, binned).mean(axis=(1, 3))
     height, width = pixels.shape
     side = max(height, width)
-    square = np.full((side, side), background, np.float32)
+    square = pixels if height == width else _sky((side, side), background, noise / binned)
     top, left = (side - height) // 2, (side - width) // 2
     square[top:top + height, left:left + width] = pixels
     canvas = torch.from_numpy(square)[None, None]
     if side > size:
         canvas = F.interpolate(canvas, size=(size, size), mode="area")
     return canvas, binned * side / canvas.shape[-1]
+
+
+def _noise(pixels: np.ndarray, mask: np.ndarray | None) -> float:
+    """Standard deviation of the noise along the border of a picture (H, W), by how neighbouring pixels differ.
+
+    Of the whole picture, if its border is masked.
+    """
+    known = pixels if mask is None else np.where(mask, np.nan, pixels)
+    k = max(2, int(0.06 * min(pixels.shape)))
+    for parts in ((known[:k], known[-k:], known[:, :k], known[:, -k:]), (known,)):
+        steps = np.concatenate([np.abs(np.diff(part, axis=axis)).ravel() for part in parts for axis in (0, 1)])
+        steps = steps[np.isfinite(steps)]
+        if len(steps):
+            return 1.05 * float(np.median(steps))
+    return 0.0
+
+
+def _sky(shape: tuple[int, int], background: float, noise: float) -> np.ndarray:
+    """Sky (H, W), the same for a picture and for the same turned or mirrored.
+
+    Without noise it would stand out of a noisy picture as if it were light.
+    """
+    n = (max(shape) + 1) // 2
+    quarter = np.random.default_rng(0).standard_normal((n, n), np.float32)
+    quarter = np.triu(quarter) + np.triu(quarter, 1).T
+    y, x = (np.minimum(np.arange(k), k - 1 - np.arange(k)) for k in shape)
+    return np.float32(background) + np.float32(noise) * quarter[np.ix_(y, x)]
 
 
 def _border(images: torch.Tensor) -> torch.Tensor:
