@@ -225,8 +225,16 @@ def test_train_index_and_search_go_on_from_there(chain, run, png):
     done = run("search", png, "--model", weights, "--matches", 2, "--json", "-")
     assert done.status == 0, done.err
     (answer,) = json.loads(done.out)
-    assert answer["image"] == str(png)
+    assert answer["image"] == str(png) and not any("redshift" in flag for flag in answer["flags"])
     assert sorted(match["encounter"] for match in answer["matches"]) == ["encounter_0000", "encounter_0001"]
+    done = run("search", png, "--model", weights, "--redshift", 0.02)
+    assert done.status == 0 and "the redshift 0.02 is not used" in " ".join(done.out.split()), done.out
+
+
+def test_a_page_in_a_folder_is_not_asked_for_and_left_out(run, png, tmp_path):
+    done = run("predict", png, "--report", tmp_path / "page", "--no-report")
+    assert done.status == 2 and len(done.err.splitlines()) == 1 and "--no-report" in done.err
+    assert not (tmp_path / "page").exists()
 
 
 def test_calibrated_on_other_images_a_library_keeps_its_own(chain, run, tiny_dataset, png, tmp_path):

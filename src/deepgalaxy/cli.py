@@ -125,6 +125,8 @@ def predict(images: ImagesOrTable = None, *,
         pictures = read_catalogue(table) if table is not None else [(image, known) for image in images]
         if twin and no_report:
             raise ConfigError("twin: is shown on the page, which --no-report leaves out; leave out one of them")
+        if report is not None and no_report:
+            raise ConfigError(f"report: {report}: is not written with --no-report; leave out one of them")
         predictor = load(model, library)
     stories = []
     with progress("predict", len(pictures)) as advance:
@@ -179,10 +181,11 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
            redshift: RedshiftOption = None, ext: ExtOption = None, model: ModelOption = None,
            library: LibraryOption = None,
            looks: Annotated[float | None, typer.Option("--looks", min=0, max=1, help="0 ranks by the distance in z, "
-                                                       "1 by the pictures laid on each other; 0.85 without it",
+                                                       "1 by the pictures, laid on each other, and their activation "
+                                                       "maps; 0.85 without it",
                                                        show_default=False)] = None,
-           any_story: Annotated[bool, typer.Option("--any-story", help="whether or not they agree with the answers of "
-                                                   "'predict'")] = False) -> None:
+           any_story: Annotated[bool, typer.Option("--any-story", help="agreement with the answers of 'predict' does "
+                                                   "not count")] = False) -> None:
     """Look-alikes only."""
     with _no_garbage():
         from .inference.predictor import Scale, load
@@ -201,7 +204,7 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
     from .report import answer_dict
 
     _write_json(json_file, [{key: value for key, value in answer_dict(story).items() if key in (
-        "image", "error", "matches", "clock")} for story in stories])
+        "image", "error", "matches", "clock", "flags")} for story in stories])
     if json_file != "-":
         from .report.terminal import matches_table
 

@@ -431,6 +431,23 @@ def test_what_ships_knows_what_is_true_of_the_examples(shipped):
         assert scale["p05"] / 1.3 < float(row["kpc_per_pixel"]) < 1.3 * scale["p95"]
 
 
+@pytest.mark.parametrize("name", ["mock_2.fits", "mock_4.png"])
+def test_who_asks_for_more_look_alikes_gets_the_same_ones_first(shipped, name):
+    few, many = ([match.row for match in shipped.predict(EXAMPLES / name, n_matches=k).matches] for k in (5, 100))
+    assert len(many) == 100 and many[:5] == few
+
+
+def test_a_best_match_of_another_time_than_the_answer_is_flagged(shipped):
+    flagged = {}
+    for path in sorted(EXAMPLES.glob("mock_*")):
+        story = shipped.predict(path)
+        time, best = story.properties["time_since_pericentre"], story.matches[0].time_myr
+        said = [flag for flag in story.flags if "outside of the answer's 90 %" in flag]
+        assert bool(said) != (time["p05"] <= best <= time["p95"]) and all(f"{best:+.0f} Myr" in flag for flag in said)
+        flagged[path.name] = bool(said)
+    assert set(flagged.values()) == {False, True}
+
+
 def test_what_ships_flags_pictures_of_something_else(shipped):
     flagged = [shipped.predict(picture).familiarity < 0.02 for _, picture in strangers(18, seed=11)]
     assert np.mean(flagged) > 0.7

@@ -158,6 +158,17 @@ def test_odd_tables_make_a_page_and_a_table(loud, folder):
     assert "Arp 299 [vv 118]" in printed(result)
 
 
+def test_scales_are_those_of_a_catalogue_too(loud, folder):
+    """The columns that `predict --table` takes; the mass goes with either scale."""
+    (folder / "real.csv").write_text("file,kpc_per_pixel,redshift,arcsec_per_pixel,mass,mass_dex\n"
+                                     "a.png,,0.02,0.9,2e11,0.1\nb.png,0.5,0.02,0.9,,\nc.png,,,0.9,2e11,\n")
+    _, stories = evaluate_real(loud, folder)
+    alone = loud.predict(folder / "a.png", redshift=0.02, arcsec_per_pixel=0.9, mass=2e11, mass_dex=0.1)
+    assert stories[0].properties == alone.properties and stories[0].scale == alone.scale
+    assert stories[1].scale["kpc_per_pixel"] == 0.5 and stories[1].clock["basis"] == "mass"
+    assert stories[2].scale["source"] == "content" and stories[2].clock["basis"] != "mass"
+
+
 def test_without_a_library_nothing_is_said_of_familiarity(loud, folder):
     from deepgalaxy.inference.predictor import Predictor
     from deepgalaxy.report.real import write_real

@@ -178,11 +178,13 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
     rng = np.random.default_rng(0)  # the same picture, the same answer
     if torch.isnan(scale).any():
         strata = 16
-        side = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], (np.arange(strata) + 0.5) / strata)[0]
-        scales, stratum = torch.from_numpy(np.log10(side / 100).astype(np.float32)), rng.integers(0, strata, n)
+        middle = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], (np.arange(strata) + 0.5) / strata)[0]
+        scales, stratum = torch.from_numpy(np.log10(middle / 100).astype(np.float32)), rng.integers(0, strata, n)
+        within = np.random.default_rng(1).random(n)  # anywhere in their stratum
+        side = quantile(FRAME_SIDE, probability[FRAME_SIDE.name], (stratum + within) / strata)[0]
     else:
         scales, stratum = scale, np.zeros(n, int)
-        side = 100 * 10 ** scale.numpy()
+        side = np.full(n, 100 * 10 ** float(scale[0]))
     samples, levels = {}, levels_together(rng, (n,), correlation)
     if never_told:
         scales = torch.full_like(scales, torch.nan)
@@ -197,7 +199,7 @@ def joint_samples(model: DeepGalaxy, maps: torch.Tensor, scale: torch.Tensor, pr
     mirrored = rng.random(n) < 0.5
     view = samples["view_inclination"]
     samples["view_inclination"] = np.where(mirrored, 180 - view, view)
-    samples["kpc_per_pixel"] = side[stratum] / side_pixels
+    samples["kpc_per_pixel"] = side / side_pixels
     return samples
 
 

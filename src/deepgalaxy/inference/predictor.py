@@ -239,6 +239,8 @@ class Predictor:
             matches = look_alikes(self.library, self.weights, maps, views, clean,
                                   {k: p[0] for k, p in probability.items()}, n_matches, **(ranking or {}))
             familiarity = self.library.familiarity(features)
+            if matches and TIME.name not in self.learnt.untrained:
+                flags += _other_time(matches[0].time_myr, probability[TIME.name])
         story = Story(
             image=picture.name, model=self.weights.identity,
             scale={"kpc_per_pixel": kpc, "source": source}, scale_used=bool(told),
@@ -356,7 +358,7 @@ def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: n
     """
     learnt, z = weights.learnt, weights.model.vae.encode(maps)[0].numpy()
     trained = {name: p for name, p in probability.items() if name not in learnt.untrained}
-    ranking = {**({} if learnt.z else {"picture_weight": 1.0}), **ranking}
+    ranking = ranking if learnt.z else {**ranking, "picture_weight": 1.0}
 
     def see(pictures: np.ndarray) -> np.ndarray:
         # By the first backbone alone: a tenth of the work, and what is found looks as much like the picture.
@@ -378,6 +380,15 @@ def _two_times(edges: np.ndarray, probability: np.ndarray) -> list[str]:
     (first, more), (second, less) = two
     return [f"two times fit the picture, about {first:.0f} Myr ({100 * more:.0f} %) and about {second:.0f} Myr "
             f"({100 * less:.0f} %): look at the curve, the median may lie where neither is"]
+
+
+def _other_time(time: float, probability: np.ndarray) -> list[str]:
+    """A flag if the best match's time lies outside of 90 % of the posterior (1, n_bins), both as simulated."""
+    low, high = quantile(TIME, probability, [0.05, 0.95])[0]
+    if low <= time <= high:
+        return []
+    return [f"the best match is seen at {time:+.0f} Myr, outside of the answer's 90 %: it looks alike, and is not what "
+            "the answer rests on"]
 
 
 def _scale_flags(kpc: float | None, redshift: float | None, mass: float | None) -> list[str]:

@@ -34,11 +34,11 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
 
     Parameters
     ----------
-    folder : pictures, and a CSV with a column `file`, and if known `name`, `kpc_per_pixel`,
-        `stellar_mass_msun`, `time_since_pericentre_myr`, `time_err`, `mass_ratio_m1_over_m2` (whichever of the two is
-        heavier: the lighter over the heavier one is compared). Without a CSV all pictures are read, at unknown
-        scale. Where the scale is known and the mass is not, the system is taken to be as heavy as the simulated ones
-        within 0.3 dex, because published times are in Myr of the system.
+    folder : pictures, and a CSV with a column `file`, and if known `name`, `kpc_per_pixel` (or `redshift` and
+        `arcsec_per_pixel`), `stellar_mass_msun` (or `mass`) and `mass_dex`, `time_since_pericentre_myr`, `time_err`,
+        `mass_ratio_m1_over_m2` (whichever of the two is heavier: the lighter over the heavier one is compared). Without
+        a CSV all pictures are read, at unknown scale. Where the scale is known and the mass is not, the system is taken
+        to be as heavy as the simulated ones within 0.3 dex, because published times are in Myr of the system.
 
     Returns
     -------
@@ -60,10 +60,7 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
     """
     rows, images, stories = read_table(folder), [], []
     for row in rows:
-        kpc = _positive(row, "kpc_per_pixel")
-        mass = _positive(row, "stellar_mass_msun") or 1.5 * REFERENCE_STARS
-        clock = {} if kpc is None else {"kpc_per_pixel": kpc, "mass": mass, "mass_dex": _MASS_DEX}
-        [story] = predictor.predict_many([str(Path(folder) / row["file"])], **clock)
+        [story] = predictor.predict_many([str(Path(folder) / row["file"])], **_known(row))
         stories.append(story)
         images.append(_compare(row, story))
         if on_image:
@@ -107,6 +104,17 @@ def _differences(ours: list[float], published: list[float]) -> tuple[float, floa
     return tuple(float(np.median(np.abs(np.subtract(answers, published)))) for answers in (ours, guesses))
 
 
+def _known(row: dict) -> dict[str, float]:
+    """Scale and mass of a picture, as `predict` takes them; nothing where no scale is known."""
+    scale = {name: _positive(row, name) for name in ("kpc_per_pixel", "redshift", "arcsec_per_pixel")}
+    if scale["kpc_per_pixel"] is not None:
+        scale = {"kpc_per_pixel": scale["kpc_per_pixel"]}
+    elif scale["redshift"] is None:
+        return {}
+    mass = _positive(row, "stellar_mass_msun") or _positive(row, "mass") or 1.5 * REFERENCE_STARS
+    return {**scale, "mass": mass, "mass_dex": _positive(row, "mass_dex") or _MASS_DEX}
+
+
 def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     entry = {"image": row["file"], "name": row.get("name") or row["file"]}
     if isinstance(story, tuple):
@@ -123,7 +131,8 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
             "within_90": within if published is not None else None,
             "within_90_without_mass_error": without if published is not None else None, "clock": story.clock["basis"],
             "mass_ratio": ours, "published_mass_ratio": ratio,
-            "ratio_within_90": None if ratio is None else ours["p05"] <= ratio <= ours["p95"],
+            "ratio_within_90": None if ratio is None else any(ours["p05"] <= either <= ours["p95"]
+                                                              for either in (ratio, 1 / ratio)),
             "stage": max(story.stage, key=story.stage.get),
             "familiarity": story.familiarity, "match": story.matches[0].to_dict() if story.matches else None}
 

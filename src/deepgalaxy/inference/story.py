@@ -69,7 +69,8 @@ class Story:
     scale_used: bool = True  #: the model was told the scale, if it is known; one that cannot be is not told
     kpc_per_pixel_estimate: dict | None = None  #: quantiles of what the picture suggests, if nobody tells its scale
     distributions: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False, default_factory=dict)
-    #: Draws (S,) from the joint posterior, one array per label and "kpc_per_pixel"; see `posterior.joint_samples`.
+    #: Draws (S,) from the joint posterior, one array per label and "kpc_per_pixel"; of "view_inclination" with the
+    #: mirror image of each, 0..180 degrees, where 90 is edge-on; see `posterior.joint_samples`.
     samples: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
     twin: Twin | None = None  #: of the first match, if it was asked for
     z: np.ndarray = field(repr=False, default=None)  #: (latent_size,), told the scale if known: `Library.told_index`

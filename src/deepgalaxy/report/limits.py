@@ -68,8 +68,8 @@ def unknowns(stories: list[Story]) -> list[str]:
         "Whether familiarity means correctness. It says how usual a picture is for the model, nothing else.",
     ]
     if strange:
-        lines.insert(0, f"What to say of {_of(strange, stories)} that resemble little in the library: "
-                        "their numbers are hardly worth more than a guess.")
+        lines.insert(0, f"What to say of {_of(strange, stories)}, like which there is little in the library: "
+                        "the numbers are hardly worth more than a guess.")
     if without:
         lines.insert(0, f"The physical scale of {_of(without, stories)}. The distance between the galaxies "
                         "in kpc is a strong clue to time; without it the shape alone must do.")

@@ -73,18 +73,22 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
 
 
 def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
-    """One row per look-alike of the pictures that have an answer."""
+    """One row per look-alike of the pictures that have an answer; flags stand in the caption, numbered."""
     table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
-    names = short_names(stories)
+    names, footnotes = short_names(stories), {}
     for story in stories:
+        marks = [footnotes.setdefault(printable(flag), len(footnotes) + 1)
+                 for flag in (story.flags if isinstance(story, Story) else ())]
         for i, m in enumerate(story.matches if isinstance(story, Story) else ()):
-            table.add_row(Text(names[story.image] if i == 0 else ""), Text(printable(m.encounter)),
+            table.add_row(_name(names[story.image], marks) if i == 0 else "", Text(printable(m.encounter)),
                           f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}", f"{m.size_ratio:.2f}", f"{m.view:.0f}",
                           f"{m.distance:.2f}")
     if table.rows:
         ours = all(is_shipped(story) for story in stories if isinstance(story, Story))
         primary = "those of the simulations, whose primary has" if ours else "for a primary of"
-        table.caption = Text(f"Times are {primary} {REFERENCE_STARS:.2g} Msun of stars.", style="dim")
+        lines = [f"[{n}] {flag}" for flag, n in footnotes.items()]
+        lines.append(f"Times are {primary} {REFERENCE_STARS:.2g} Msun of stars.")
+        table.caption = Text("\n".join(lines), style="dim")
         table.caption_justify = "left"
     return table
 

@@ -387,7 +387,7 @@ class Library:
         clean : (n, n) 0..1, the first of them as the decoder sees it, without sky and stars. What is faint shows in
             frames alone, what lies in the glare of a deep picture here: pictures have to agree with both. A decoder
             that has hardly learnt, and shows something else, is not asked.
-        picture_weight : 0 ranks by z alone, 1 by pictures alone.
+        picture_weight : 0 does not compare pictures, 1 takes no account of the distance in z.
         implausibility : (N,) see there; counts with `posterior_weight`.
         see : the activation maps (K, C, h, w) of pictures (K, n, n), 0..1; without it, maps are not compared.
         """
@@ -406,25 +406,28 @@ class Library:
         alike = sum(_alike(one, tidied) for one in seen) / len(seen)
         cost = np.array([_score(relative[view, row], one, picture_weight) + unlikely[row]
                          for (view, row), one in zip(pool, alike, strict=True)])
-        kept = np.argsort(cost, kind="stable")[:max(_LOOKED_AT, 2 * k)]
-        if len({int(self.encounter[pool[n][1]]) for n in kept}) < k:
-            kept = np.arange(len(pool))
-        pool, cost = [pool[n] for n in kept], cost[kept]
         # They are shown in the brightnesses of the image, without sky if that is known, and if it has any; made as
         # bright as that, faint parts would show what compression left of them.
         light = seen[0] if len(seen) == 1 else small(clean)
         brightnesses = np.sort(light, axis=None) if light.any() else disc_contrast(lit_share(light))
-        _, shown = align(seen[0], at_contrast(smooth_faint(pictures[kept]), brightnesses))
+
+        def lay(which) -> np.ndarray:
+            return align(seen[0], at_contrast(smooth_faint(pictures[which]), brightnesses))[1]
+
+        # As many by their maps, whatever k is: who asks for more look-alikes gets the same ones first.
+        first = np.argsort(cost[:_COMPARED], kind="stable")[:_LOOKED_AT]
+        others = np.setdiff1d(np.arange(len(pool)), first)
         if see is not None and picture_weight > 0:
-            asked, maps = see(np.stack([frames[0], clean][:len(seen)]).astype(np.float32)), see(shown)
+            asked, maps = see(np.stack([frames[0], clean][:len(seen)]).astype(np.float32)), see(lay(first))
             agreement = sum(map_agreement(one, maps) for one in asked) / len(asked)
-            cost = cost + picture_weight * _MAP_WEIGHT * (1 - agreement)
+            first = first[np.argsort(cost[first] - picture_weight * _MAP_WEIGHT * agreement, kind="stable")]
         best: dict[int, int] = {}
-        for n in np.argsort(cost, kind="stable"):
+        for n in (*first, *others[np.argsort(cost[others], kind="stable")]):
             best.setdefault(int(self.encounter[pool[n][1]]), int(n))
-        ranked = [(*pool[n], shown[n]) for n in list(best.values())[:k]]
+        ranked = list(best.values())[:k]
         typical = max(float(np.median(self._local)), 1e-6)
-        return [self._match(row, float(distance[view, row]) / typical, picture) for view, row, picture in ranked]
+        return [self._match(row, float(distance[view, row]) / typical, picture)
+                for (view, row), picture in zip((pool[n] for n in ranked), lay(ranked) if ranked else (), strict=True)]
 
     def _candidates(self, distance, agreement, score, n, k, picture_weight) -> list[tuple[int, int]]:
         """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least.
