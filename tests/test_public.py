@@ -4,7 +4,9 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import deepgalaxy
@@ -27,6 +29,18 @@ def test_star_import_gives_the_public_names():
     space: dict = {}
     exec("from deepgalaxy import *", space)
     assert set(deepgalaxy.__all__) <= set(space)
+
+
+def test_the_page_on_python_does_what_it_says(monkeypatch):
+    root, space = Path(__file__).parents[1], {}
+    monkeypatch.chdir(root)
+    for block in re.findall(r"```python\n(.*?)```", (root / "docs/python.md").read_text("utf-8"), re.DOTALL):
+        exec(block, space)
+    story = space["story"]
+    assert space["together"].sum() == pytest.approx(1)
+    assert np.median(np.minimum(space["view"], 180 - space["view"])) == pytest.approx(
+        story.properties["view_inclination"]["p50"], abs=3)
+    assert [len(rows) for rows in space["rows"]] == [5] and len(story.matches) == 5
 
 
 def test_version_is_that_of_the_package():
