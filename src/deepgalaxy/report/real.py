@@ -86,8 +86,13 @@ def _times(ax, row):
         ax.errorbar(row["published_time"], 0, xerr=error, fmt="o", color=THEME["frame"], ms=5, lw=2)
     low, high = ax.get_xlim()  # in Myr of a light system both may lie beyond the range of the label
     ax.set(xlim=(min(TIME.low, low), max(TIME.high, high)), ylim=(-0.7, 1.7), yticks=[])
-    word = {True: "published within our 90 %", False: "published outside of our 90 %", None: "nothing published"}
-    ax.set_title(f"{number(TIME, t['p50'], sign=True)} Myr; {word[row['within_90']]}", fontsize=10,
+    published = row["published_time"]
+    said = "nothing published" if published is None else (
+        f"published {number(TIME, published, sign=True)}, {'within' if row['within_90'] else 'outside of'} our 90 %")
+    for height, whose in ((1, "ours"), (0, "published"))[:1 if published is None else 2]:
+        ax.text(0.99, height, whose, transform=ax.get_yaxis_transform(), fontsize=8, color=THEME["muted"], ha="right",
+                va="center")
+    ax.set_title(f"{number(TIME, t['p50'], sign=True)} Myr; {said}", fontsize=10,
                  color=THEME["text" if row["within_90"] is not False else "error"])
     ax.tick_params(colors=THEME["muted"], labelsize=8)
     for spine in ax.spines.values():
