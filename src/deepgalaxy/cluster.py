@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future as FetchedValue
 from contextlib import ExitStack, contextmanager, suppress
 
 from .errors import ClusterError, ConfigError, DeepGalaxyError
@@ -188,16 +189,25 @@ def begin_task(client, function: Callable, *arguments, patience: float = PATIENC
 
 def _outcome(future, client, watch) -> tuple[object, Exception | None] | None:
     """(value, error) of a finished future; None if its worker died before it could hand the value over."""
-    seconds = _FETCH_SECONDS
+    # One attempt that is looked at again and again: of attempts that are given up, distributed can hang.
+    fetched = FetchedValue()
+
+    def fetch() -> None:
+        try:
+            fetched.set_result(future.result())
+        except BaseException as error:
+            fetched.set_exception(error)
+
+    if future.status != "error":
+        threading.Thread(target=fetch, daemon=True).start()
     while True:
         if future.status == "cancelled":
             raise _scheduler_gone(client)
         try:
             if future.status != "error":
-                return future.result(timeout=seconds), None
+                return fetched.result(timeout=_FETCH_SECONDS), None
         except TimeoutError:
-            if future.status == "finished":  # gigabytes take their time, and every attempt begins again
-                seconds *= 2
+            if future.status == "finished":  # gigabytes take their time
                 watch.look()
                 continue
         except Exception:

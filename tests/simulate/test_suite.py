@@ -317,7 +317,7 @@ def test_a_seed_that_no_file_could_hold_is_refused():
 
 
 def test_a_value_that_takes_long_to_come_back_comes(monkeypatch):
-    """Whatever the first limit: every attempt begins anew, and has more time."""
+    """However often it is asked for, and it is not there yet."""
     from deepgalaxy import cluster
 
     monkeypatch.setattr(cluster, "_FETCH_SECONDS", 0.001)
