@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 import warnings
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_bench import bench_app
 from .errors import ConfigError, DeepGalaxyError, DeepGalaxyWarning
 from .memory import keep_freed_memory
 from .options import (
@@ -31,12 +31,13 @@ from .options import (
     SchedulerOption,
     WorkersOption,
 )
+from .output import show, write_json
 from .progress import progress, say
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]})
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.", rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -137,11 +138,11 @@ def predict(images: ImagesOrTable = None, *,
             advance()
     from .report import answer_dict
 
-    _write_json(json_file, [answer_dict(s) for s in stories])
+    write_json(json_file, [answer_dict(s) for s in stories])
     if json_file != "-":
         from .report.terminal import story_table
 
-        _print(story_table(stories))
+        show(story_table(stories))
     if not no_report and any(not isinstance(s, tuple) for s in stories):
         from .report.html import write_report
 
@@ -203,12 +204,12 @@ def search(images: Images, matches: Annotated[int, typer.Option("--matches", min
         _say_if_failed(story)
     from .report import answer_dict
 
-    _write_json(json_file, [{key: value for key, value in answer_dict(story).items() if key in (
+    write_json(json_file, [{key: value for key, value in answer_dict(story).items() if key in (
         "image", "error", "matches", "clock", "flags")} for story in stories])
     if json_file != "-":
         from .report.terminal import matches_table
 
-        _print(matches_table(stories))
+        show(matches_table(stories))
     _exit(stories)
 
 
@@ -247,7 +248,7 @@ def simulate(suite: Annotated[Path, typer.Argument(help="YAML of a suite")],
                 say(f"{name}: its energy or angular momentum drifts by {100 * drift:.2f} %, more than "
                     f"{100 * MAX_DRIFT:g} %; kept, and 'deepgalaxy check' names it")
             advance()
-    _write_json(json_file, {"suite": config.name, "encounters": total, "run": missing, "failed": failed,
+    write_json(json_file, {"suite": config.name, "encounters": total, "run": missing, "failed": failed,
                             "drifting": drifting})
     raise typer.Exit(1 if failed else 0)
 
@@ -284,7 +285,7 @@ def render(runs: Annotated[Path, typer.Argument(help="folder of encounter files,
                 failed[name] = error
                 say(f"{name}: left out: {error}")
             advance()
-    _write_json(json_file, {"data": str(output), "encounters": total, "failed": failed})
+    write_json(json_file, {"data": str(output), "encounters": total, "failed": failed})
     raise typer.Exit(1 if failed else 0)
 
 
@@ -295,7 +296,7 @@ def check(file: Annotated[Path, typer.Argument(help="a data set, encounter, mode
     from .inference.check import check_file
 
     kind, problems = check_file(file)
-    _write_json(json_file, {"file": str(file), "kind": kind, "problems": problems})
+    write_json(json_file, {"file": str(file), "kind": kind, "problems": problems})
     for problem in problems:
         say(problem)
     if problems:
@@ -316,7 +317,7 @@ def train(recipe: Annotated[Path, typer.Argument(help="YAML of a training")], js
     leave()
     if world()[0] == 0:
         say(f"weights: {path}")
-        _write_json(json_file, {"weights": str(path), "epochs": read_metrics(path.parent / "metrics.jsonl")})
+        write_json(json_file, {"weights": str(path), "epochs": read_metrics(path.parent / "metrics.jsonl")})
 
 
 @app.command(epilog="Examples: deepgalaxy evaluate --protocol unseen --json -; "
@@ -360,9 +361,9 @@ def evaluate(protocol: Annotated[str, typer.Option("--protocol", help="unseen, o
         data = [held_out_dataset(encounters)]
     result, table, write, stories = protocols[protocol](predictor, data, n_images)
     result["protocol"] = protocol
-    _write_json(json_file, result)
+    write_json(json_file, result)
     if json_file != "-":
-        _print(table(result))
+        show(table(result))
     if report is not None:
         say(f"report: {write(report)}")
     if card is not None:
@@ -433,7 +434,7 @@ def index(data: Annotated[list[Path], typer.Option("--data", help="a data set; s
     """
     from .search.build import make_library
 
-    _write_json(json_file, make_library(model, data, output, references, n_images, not no_calibration, say, progress,
+    write_json(json_file, make_library(model, data, output, references, n_images, not no_calibration, say, progress,
                                        add))
 
 
@@ -444,81 +445,6 @@ def demo(output: Annotated[Path, typer.Option("-o", "--output", help="folder for
     from .demo import run_demo
 
     run_demo(output, minutes, say)
-
-
-@bench_app.command("inference", epilog="Example: deepgalaxy bench inference --json -")
-def bench_inference(json_file: JsonOption = None, model: ModelOption = None, library: LibraryOption = None,
-                    runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
-    """Images per second in batch, and seconds for one picture from a cold shell."""
-    from .bench import measure_inference
-
-    _show_bench(measure_inference(model, library, runs), json_file)
-
-
-@bench_app.command("scaling", epilog="Example: deepgalaxy bench scaling --workers 1 --workers 2")
-def bench_scaling(workers: Annotated[list[int] | None, typer.Option("--workers", min=1, help="give it once per "
-                  "number of workers; without it, 1 and 2")] = None, json_file: JsonOption = None,
-                  runs: Annotated[int, typer.Option("--runs", min=1)] = 3,
-                  steps: Annotated[int, typer.Option("--steps", min=2, help="per run")] = 20) -> None:
-    """Weak scaling of training: images per second of n workers over n times those of one."""
-    from .bench import measure_scaling
-
-    _show_bench(measure_scaling(workers or [1, 2], runs, steps, say), json_file)
-
-
-@bench_app.command("simulate", epilog="Example: deepgalaxy bench simulate --particles 16384 --particles 65536")
-def bench_simulate(particles: Annotated[list[int] | None, typer.Option("--particles", min=512, help="give it once per "
-                   "number of particles; without it, 16, 32, 65 and 131 thousand")] = None,
-                   json_file: JsonOption = None, runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
-    """Gravity: seconds per force evaluation and error of our tree, beside pytreegrav's where it is installed."""
-    from .bench_physics import measure_gravity
-
-    _show_bench(measure_gravity(particles or [16384, 32768, 65536, 131072], runs, say), json_file)
-
-
-@bench_app.command("render", epilog="Example: deepgalaxy bench render --pixels 128")
-def bench_render(pixels: Annotated[list[int] | None, typer.Option("--pixels", min=16, max=4096, help="give it once "
-                 "per size; without it, 128, 256, 512 and 2048")] = None,
-                 json_file: JsonOption = None, runs: Annotated[int, typer.Option("--runs", min=1)] = 5) -> None:
-    """Pictures: seconds per image at several sizes, and per snapshot for the neighbours of its stars."""
-    from .bench_physics import measure_rendering
-
-    _show_bench(measure_rendering(pixels or [128, 256, 512, 2048], runs), json_file)
-
-
-def _write_json(where: str | None, value) -> None:
-    if where is None:
-        return
-    from .files import write_whole
-    from .report import json_ready
-
-    text = json.dumps(json_ready(value), indent=1) + "\n"
-    if where == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(where).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(where, text)
-    except OSError as error:
-        raise ConfigError(f"--json {where}: cannot be written ({error.strerror})") from None
-
-
-def _print(renderable) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
-    console.print(renderable)
-
-
-def _show_bench(result: dict, json_file: str | None) -> None:
-    _write_json(json_file, result)
-    if json_file == "-":
-        return
-    from .bench import bench_table
-
-    _print(bench_table(result))
 
 
 def _say_if_failed(story) -> None:

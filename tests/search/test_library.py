@@ -384,7 +384,7 @@ def test_the_clean_picture_decides_between_what_a_frame_shows_at_once(tmp_path):
 
 
 def test_activation_maps_decide_among_those_that_are_compared_last(tmp_path):
-    """Every image is of an encounter of its own; the model is asked about the picture, then about the candidates."""
+    """Every image is of an encounter of its own; the model is asked about the candidates, then about the picture."""
     values = content() | {"encounter": np.arange(N), "encounters": [f"encounter_{i:04d}" for i in range(N)]}
     write_library(tmp_path / "library.h5", **values)
     library, frame = Library(tmp_path), pictures(1, seed=5)
@@ -394,7 +394,7 @@ def test_activation_maps_decide_among_those_that_are_compared_last(tmp_path):
         def see(shown):
             seen.append(shown)
             maps = np.ones((len(shown), 3, 2, 2))
-            if len(seen) > 1:  # laid on the picture: those that are compared last, in their order
+            if len(seen) == 1:  # laid on the picture: those that are compared last, in their order
                 maps[np.arange(len(shown)) != favourite] *= -1
             return maps
         return see
@@ -403,7 +403,7 @@ def test_activation_maps_decide_among_those_that_are_compared_last(tmp_path):
         seen = []
         rows = [match.row for match in library.matches(np.zeros((1, D)), frame, k=20, see=maps_of(favourite, seen))]
         assert rows == [usual[favourite], *(row for row in usual if row != usual[favourite])]
-        assert [len(shown) for shown in seen] == [1, 48]
+        assert [len(shown) for shown in seen] == [48, 1]
     # Who asks for z alone is not answered by pictures.
     by_z = [[match.row for match in library.matches(np.zeros((1, D)), frame, k=5, picture_weight=0, see=see)]
             for see in (None, maps_of(7, []))]

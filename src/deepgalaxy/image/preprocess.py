@@ -35,6 +35,9 @@ _MAX_SIDE = 8192
 #: Companions are looked for within this distance of the canvas's centre, in half sides.
 _FIELD = 0.78
 
+#: Standard deviation of white noise over the median difference of neighbours.
+_NOISE_PER_STEP = 1.05
+
 _WITHIN_A_GRID = np.zeros((3, 3, 3), bool)
 _WITHIN_A_GRID[1] = True
 
@@ -104,10 +107,12 @@ def to_canvas(pixels: np.ndarray, mask: np.ndarray | None = None, size: int = 32
         pixels = pixels[:rows * binned, :columns * binned].reshape(rows, -1, columns, binned).mean(axis=(1, 3))
     height, width = pixels.shape
     side = max(height, width)
-    square = pixels if height == width else _sky((side, side), background, noise / binned)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top:top + height, left:left + width] = pixels
-    canvas = torch.from_numpy(square)[None, None]
+    if height != width:
+        square = _sky((side, side), background, noise / binned)
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top:top + height, left:left + width] = pixels
+        pixels = square
+    canvas = torch.from_numpy(pixels)[None, None]
     if side > size:
         canvas = F.interpolate(canvas, size=(size, size), mode="area")
     return canvas, binned * side / canvas.shape[-1]
@@ -119,12 +124,12 @@ def _noise(pixels: np.ndarray, mask: np.ndarray | None) -> float:
     Of the whole picture, if its border is masked.
     """
     known = pixels if mask is None else np.where(mask, np.nan, pixels)
-    k = max(2, int(0.06 * min(pixels.shape)))
+    k = _border_width(pixels.shape)
     for parts in ((known[:k], known[-k:], known[:, :k], known[:, -k:]), (known,)):
         steps = np.concatenate([np.abs(np.diff(part, axis=axis)).ravel() for part in parts for axis in (0, 1)])
         steps = steps[np.isfinite(steps)]
         if len(steps):
-            return 1.05 * float(np.median(steps))
+            return _NOISE_PER_STEP * float(np.median(steps))
     return 0.0
 
 
@@ -140,9 +145,13 @@ def _sky(shape: tuple[int, int], background: float, noise: float) -> np.ndarray:
     return np.float32(background) + np.float32(noise) * quarter[np.ix_(y, x)]
 
 
+def _border_width(shape: tuple[int, int]) -> int:
+    return max(2, int(0.06 * min(shape)))
+
+
 def _border(images: torch.Tensor) -> torch.Tensor:
     """The outer 6 % of images (B, H, W) as (B, K)."""
-    k = max(2, int(0.06 * min(images.shape[1:])))
+    k = _border_width(images.shape[1:])
     return torch.cat([part.flatten(1) for part in (images[:, :k], images[:, -k:], images[:, k:-k, :k],
                                                    images[:, k:-k, -k:])], dim=1)
 
@@ -169,7 +178,7 @@ def find_frames(canvas: torch.Tensor) -> Framing:
     border = _border(coarse)
     background = torch.minimum(_between(border, 0.5), _between(coarse.flatten(1), 0.5))
     # Noise from neighbouring differences, which gradients and smooth light hardly touch.
-    noise = 1.05 * _between(border.diff(dim=1).abs(), 0.5)
+    noise = _NOISE_PER_STEP * _between(border.diff(dim=1).abs(), 0.5)
     light = coarse - background[:, None, None]
     threshold = torch.maximum(4 * noise, 0.06 * _between(light.flatten(1), 0.995).clamp(min=1e-12))
     return _frames_of(light.cpu().numpy(), (light > threshold[:, None, None]).cpu().numpy())

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import ConfigError, DatasetError
 from .predictor import Scale
 
-__all__ = ["read_catalogue", "read_rows"]
+__all__ = ["COLUMNS", "read_catalogue", "read_rows", "said_once"]
 
 #: Columns that are read, if they are there: the size of a pixel and the mass, as of `Scale`.
 COLUMNS = tuple(field.name for field in fields(Scale))
@@ -58,6 +58,12 @@ def read_rows(path: str | Path) -> list[tuple[int, dict]]:
         raise DatasetError(f"{path}: cannot be read as CSV ({reason}); give a table with a column 'file'") from None
 
 
+def said_once(options: dict[str, float]) -> dict[str, float]:
+    """Fields of `Scale` without those that `kpc_per_pixel` makes superfluous, if it is there."""
+    superfluous = ("redshift", "arcsec_per_pixel") if "kpc_per_pixel" in options else ()
+    return {name: value for name, value in options.items() if name not in superfluous}
+
+
 def _picture(path: Path, line: int, row: dict) -> tuple[str, dict[str, float]]:
     where = f"{path}: line {line}"
     if not (row["file"] or "").strip():
@@ -69,9 +75,7 @@ def _picture(path: Path, line: int, row: dict) -> tuple[str, dict[str, float]]:
                 options[name] = float(text)
             except ValueError:
                 raise ConfigError(f"{where}: {name} = {text!r}: must be a number, or empty") from None
-    if "kpc_per_pixel" in options:
-        for name in ("redshift", "arcsec_per_pixel"):
-            options.pop(name, None)
+    options = said_once(options)
     try:
         Scale(**options)
     except ConfigError as error:

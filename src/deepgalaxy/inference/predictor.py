@@ -362,8 +362,8 @@ def look_alikes(library: Library, weights: Weights, maps: torch.Tensor, views: n
 
     def see(pictures: np.ndarray) -> np.ndarray:
         # By the first backbone alone: a tenth of the work, and what is found looks as much like the picture.
-        frames = F.interpolate(torch.from_numpy(pictures)[:, None], size=views.shape[1:], mode="bilinear")
-        return weights.model.encoder(frames).numpy()
+        frames = torch.from_numpy(np.asarray(pictures, np.float32))[:, None]
+        return weights.model.encoder(F.interpolate(frames, size=views.shape[1:], mode="bilinear")).numpy()
 
     return library.matches(z, views, k, implausibility=library.implausibility(trained), clean=clean, see=see,
                            **ranking)

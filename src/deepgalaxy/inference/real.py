@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from ..errors import DatasetError
 from ..labels import MASS_RATIO, TIME
 from ..units import REFERENCE_STARS, REFERENCE_TIME
-from .catalogue import read_rows
+from .catalogue import COLUMNS, read_rows, said_once
 from .predictor import Predictor
 from .story import UNFAMILIAR, Story
 
@@ -83,8 +83,9 @@ def evaluate_real(predictor: Predictor, folder: str | Path, on_image: Callable[[
             "published_median_abs_difference": difference, "published_median_abs_difference_of_guess": of_guess,
             "n_published_ratios": len(ratios),
             "published_ratio_within_90": sum(image["ratio_within_90"] for image in ratios),
-            "published_ratio_rank_correlation": _rank_correlation([image["mass_ratio"]["p50"] for image in ratios],
-                                                                  [image["published_mass_ratio"] for image in ratios]),
+            "published_ratio_rank_correlation": _rank_correlation(
+                [_at_most_1(image["mass_ratio"]["p50"]) for image in ratios],
+                [image["published_mass_ratio"] for image in ratios]),
             "most_systems_per_match": max(best.values(), default=0),
             "familiar": sum(value >= UNFAMILIAR for value in known) if known else None, "images": images}, stories
 
@@ -104,15 +105,18 @@ def _differences(ours: list[float], published: list[float]) -> tuple[float, floa
     return tuple(float(np.median(np.abs(np.subtract(answers, published)))) for answers in (ours, guesses))
 
 
+def _at_most_1(ratio: float) -> float:
+    """The lighter over the heavier one."""
+    return min(ratio, 1 / ratio)
+
+
 def _known(row: dict) -> dict[str, float]:
     """Scale and mass of a picture, as `predict` takes them; nothing where no scale is known."""
-    scale = {name: _positive(row, name) for name in ("kpc_per_pixel", "redshift", "arcsec_per_pixel")}
-    if scale["kpc_per_pixel"] is not None:
-        scale = {"kpc_per_pixel": scale["kpc_per_pixel"]}
-    elif scale["redshift"] is None:
+    given = {name: value for name in COLUMNS if (value := _positive(row, name)) is not None}
+    if "kpc_per_pixel" not in given and "redshift" not in given:
         return {}
-    mass = _positive(row, "stellar_mass_msun") or _positive(row, "mass") or 1.5 * REFERENCE_STARS
-    return {**scale, "mass": mass, "mass_dex": _positive(row, "mass_dex") or _MASS_DEX}
+    mass = _positive(row, "stellar_mass_msun") or given.get("mass", 1.5 * REFERENCE_STARS)
+    return said_once({"mass_dex": _MASS_DEX, **given, "mass": mass})
 
 
 def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
@@ -126,7 +130,7 @@ def _compare(row: dict, story: Story | tuple[str, str]) -> dict:
     without = published is not None and ticks["p05"] <= published / REFERENCE_TIME <= ticks["p95"]
     error = error if error is not None and error >= 0 else None
     ratio, ours = _positive(row, "mass_ratio_m1_over_m2"), story.properties[MASS_RATIO.name]
-    ratio = min(ratio, 1 / ratio) if ratio is not None else None
+    ratio = _at_most_1(ratio) if ratio is not None else None
     return {**entry, "time": time, "published_time": published, "published_error": error,
             "within_90": within if published is not None else None,
             "within_90_without_mass_error": without if published is not None else None, "clock": story.clock["basis"],

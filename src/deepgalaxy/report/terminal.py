@@ -54,16 +54,12 @@ def story_table(stories: list[Story | tuple[str, str]]) -> Table:
     names = short_names(stories)
     for story in stories:
         if isinstance(story, Story):
-            notes = [printable(flag) for flag in story.flags]
-            if story.familiarity < UNUSUAL:
-                notes.append(familiarity_sentence(story.familiarity))
-            marks = [footnotes.setdefault((note, "dim"), len(footnotes) + 1) for note in notes]
-            table.add_row(_name(names[story.image], marks), *_cells(story))
+            table.add_row(_name(names[story.image], _marks(story, footnotes)), *_cells(story))
         else:
             image, error = story
             mark = footnotes.setdefault((printable(error), "red"), len(footnotes) + 1)
             table.add_row(_name(names[image], [mark]), "failed", style="red")
-    lines = [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
+    lines = _lines(footnotes)
     scales = dict.fromkeys(scale_sentence(s.scale, s.clock, None, is_shipped(s), s.scale_used) for s in stories
                            if isinstance(s, Story))
     lines += [Text(text, style="dim") for text in scales]
@@ -76,21 +72,30 @@ def matches_table(stories: list[Story | tuple[str, str]]) -> Table:
     """One row per look-alike of the pictures that have an answer; flags stand in the caption, numbered."""
     table = Table("image", "match", "time (Myr)", "mass ratio", "size ratio", "view (deg)", "distance")
     names, footnotes = short_names(stories), {}
-    for story in stories:
-        marks = [footnotes.setdefault(printable(flag), len(footnotes) + 1)
-                 for flag in (story.flags if isinstance(story, Story) else ())]
-        for i, m in enumerate(story.matches if isinstance(story, Story) else ()):
-            table.add_row(_name(names[story.image], marks) if i == 0 else "", Text(printable(m.encounter)),
-                          f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}", f"{m.size_ratio:.2f}", f"{m.view:.0f}",
-                          f"{m.distance:.2f}")
+    for story in (story for story in stories if isinstance(story, Story)):
+        for i, m in enumerate(story.matches):
+            name = _name(names[story.image], _marks(story, footnotes)) if i == 0 else ""
+            table.add_row(name, Text(printable(m.encounter)), f"{m.time_myr:+.0f}", f"{m.mass_ratio:.2f}",
+                          f"{m.size_ratio:.2f}", f"{m.view:.0f}", f"{m.distance:.2f}")
     if table.rows:
         ours = all(is_shipped(story) for story in stories if isinstance(story, Story))
         primary = "those of the simulations, whose primary has" if ours else "for a primary of"
-        lines = [f"[{n}] {flag}" for flag, n in footnotes.items()]
-        lines.append(f"Times are {primary} {REFERENCE_STARS:.2g} Msun of stars.")
-        table.caption = Text("\n".join(lines), style="dim")
+        times = Text(f"Times are {primary} {REFERENCE_STARS:.2g} Msun of stars.", style="dim")
+        table.caption = Text("\n").join([*_lines(footnotes), times])
         table.caption_justify = "left"
     return table
+
+
+def _marks(story: Story, footnotes: dict[tuple[str, str], int]) -> list[int]:
+    """Numbers of what is to be noted of a story, under which it is added to (text, style) of all of them."""
+    notes = [printable(flag) for flag in story.flags]
+    if story.familiarity < UNUSUAL:
+        notes.append(familiarity_sentence(story.familiarity))
+    return [footnotes.setdefault((note, "dim"), len(footnotes) + 1) for note in notes]
+
+
+def _lines(footnotes: dict[tuple[str, str], int]) -> list[Text]:
+    return [Text(f"[{n}] {text}", style=style) for (text, style), n in footnotes.items()]
 
 
 def _name(name: str, marks: list[int]) -> Text:

@@ -411,15 +411,14 @@ class Library:
         light = seen[0] if len(seen) == 1 else small(clean)
         brightnesses = np.sort(light, axis=None) if light.any() else disc_contrast(lit_share(light))
 
-        def lay(which) -> np.ndarray:
+        def laid(which) -> np.ndarray:
             return align(seen[0], at_contrast(smooth_faint(pictures[which]), brightnesses))[1]
 
         # As many by their maps, whatever k is: who asks for more look-alikes gets the same ones first.
         first = np.argsort(cost[:_COMPARED], kind="stable")[:_LOOKED_AT]
         others = np.setdiff1d(np.arange(len(pool)), first)
         if see is not None and picture_weight > 0:
-            asked, maps = see(np.stack([frames[0], clean][:len(seen)]).astype(np.float32)), see(lay(first))
-            agreement = sum(map_agreement(one, maps) for one in asked) / len(asked)
+            agreement = _maps_alike(see, frames[:1] if len(seen) == 1 else np.stack([frames[0], clean]), laid(first))
             first = first[np.argsort(cost[first] - picture_weight * _MAP_WEIGHT * agreement, kind="stable")]
         best: dict[int, int] = {}
         for n in (*first, *others[np.argsort(cost[others], kind="stable")]):
@@ -427,7 +426,7 @@ class Library:
         ranked = list(best.values())[:k]
         typical = max(float(np.median(self._local)), 1e-6)
         return [self._match(row, float(distance[view, row]) / typical, picture)
-                for (view, row), picture in zip((pool[n] for n in ranked), lay(ranked) if ranked else (), strict=True)]
+                for (view, row), picture in zip((pool[n] for n in ranked), laid(ranked) if ranked else (), strict=True)]
 
     def _candidates(self, distance, agreement, score, n, k, picture_weight) -> list[tuple[int, int]]:
         """(view, row) of what is compared in full: the best two of each encounter, of k encounters at least.
@@ -466,6 +465,12 @@ def _alike(query: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     own = at_contrast(query[None], contrast)[0]
     light, laid = align(own, at_contrast(pictures, contrast))
     return (1 - _STRUCTURE_WEIGHT) * light + _STRUCTURE_WEIGHT * structure_agreement(own, laid)
+
+
+def _maps_alike(see, queries: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """How well maps of pictures (K, n, n) agree with those of a few queries (Q, m, m), in the mean: (K,)."""
+    maps = see(pictures)
+    return np.mean([map_agreement(one, maps) for one in see(queries)], axis=0)
 
 
 def _score(relative, agreement, picture_weight):
